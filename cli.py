@@ -1,0 +1,517 @@
+"""The ``dann`` command: options to a configuration, one call, a short summary. Heavy imports are inside commands.
+
+Results go to standard output or to files, progress and messages to standard error. Only here are errors of the
+library turned into messages and exit codes (:mod:`dann.infer.errors`).
+"""
+
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dann.infer.errors import DannError, UsageError, missing_extra
+
+if TYPE_CHECKING:
+    from dann.infer.results import Summary
+    from dann.train.evaluate import DomainScores, Scores
+    from dann.train.run_evaluation import RunEvaluation
+
+SOME_UNREADABLE = 3
+INTERRUPTED = 130
+
+_TRAIN_EXTRA = {
+    "torch",
+    "torchvision",
+    "onnx",
+    "onnxscript",
+    "safetensors",
+    "tensorboard",
+    "sklearn",
+    "scipy",
+}
+
+
+class DannGroup(click.Group):
+    """A group whose commands may raise :class:`DannError`: one line on standard error, and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DannError as error:
+            _stop(str(error), error.exit_code)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] not in _TRAIN_EXTRA:
+                raise
+            missing = missing_extra("train", error.name.split(".")[0], f"dann {ctx.invoked_subcommand}")
+            _stop(str(missing), missing.exit_code)
+        except KeyboardInterrupt:
+            _stop("interrupted", INTERRUPTED)
+
+
+def _stop(message: str, exit_code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    raise click.exceptions.Exit(exit_code)
+
+
+@click.group(cls=DannGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="dann")
+def main() -> None:
+    """Domain-adversarial training on renders and photos, verified export, torch-free inference.
+
+    \b
+    dann train
+    dann export
+    dann infer --test-loc imgs/ --out-path preds.csv
+    """
+
+
+# ---- train --------------------------------------------------------------------------------------------------------
+
+_SETTINGS: dict[str, str] = {
+    "mode": "mode",
+    "seed": "seed",
+    "epochs": "epochs",
+    "steps": "steps",
+    "batch_size": "batch_size",
+    "amp": "amp",
+    "device": "device",
+    "source": "data.source",
+    "target": "data.target",
+    "test": "data.test",
+    "source_test": "data.source_test",
+    "data_root": "data.data_root",
+    "layout": "data.layout",
+    "resize": "data.resize",
+    "backbone": "model.backbone",
+    "weights": "model.weights",
+    "optimiser": "optimiser.name",
+    "lr": "optimiser.lr",
+    "lr_schedule": "optimiser.lr_schedule",
+    "lam_schedule": "adapt.lam_schedule",
+    "lam_max": "adapt.lam_max",
+}
+"""Command-line parameter → dotted setting of :class:`dann.train.config.TrainConfig`."""
+
+
+@main.command()
+@click.option("--preset", help="Named starting point; `cars` where no data is named. See --print-config.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file over the preset.")
+@click.option("--source", "--source-domain-dir", metavar="SPEC", help="Labelled images: the renders.")
+@click.option("--target", "--target-domain-dir", metavar="SPEC", help="Unlabelled images: the photos.")
+@click.option("--test", metavar="SPEC", help="Labelled target images to report accuracy on.")
+@click.option("--source-test", metavar="SPEC", help="Labelled source images to report accuracy on.")
+@click.option("--data-root", metavar="DIR", help="Where named sets lie.  [default: $DANN_DATA, else the user's cache]")
+@click.option("--layout", help="`split`: read DATA_ROOT/train/source, train/target and test.")
+@click.option("--mode", help="source, dann, or target (the oracle, on target labels).")
+@click.option("--backbone", help="dann-mnist, dann-svhn, conv6, conv9, or a torchvision classification model.")
+@click.option("--weights", metavar="none|DEFAULT|FILE", help="Pretrained weights of the backbone.")
+@click.option("--size", metavar="H[xW]", help="Input size of the network, in pixels.")
+@click.option("--resize", help="stretch, crop or letterbox.")
+@click.option("--epochs", type=int, help="Passes over the labelled images.")
+@click.option("--steps", type=int, help="Optimiser steps, instead of --epochs.")
+@click.option("--batch-size", type=int, help="Images per step and domain.")
+@click.option("--optimizer", "--optimiser", "optimiser", help="sgd or adam.")
+@click.option("--lr", type=float, help="Learning rate at the start.")
+@click.option("--lr-schedule", help="dann, constant or cosine.")
+@click.option("--lam-schedule", help="dann, constant or linear.")
+@click.option("--lam-max", type=float, help="Factor on λ.")
+@click.option("--amp", help="off, bf16, or fp16 (CUDA only).")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.")
+@click.option("--seed", type=int)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any other setting, by its name in --print-config.",
+)
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of all runs.",
+)
+@click.option("--name", help="Name of this run.  [default: from preset, mode and seed]")
+@click.option("--resume", "resume_run", metavar="RUN", help="Continue an interrupted run; all else comes from it.")
+@click.option("--print-config", is_flag=True, help="Print the resolved settings as TOML and stop.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def train(
+    preset: str | None,
+    config_file: Path | None,
+    size: str | None,
+    settings: tuple[str, ...],
+    runs: Path,
+    name: str | None,
+    resume_run: str | None,
+    print_config: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Train a network on labelled source images and unlabelled target images.
+
+    Without options it trains on procedurally rendered cars (the target photos are simulated).
+
+    \b
+    Example:
+      dann train --source renders/ --target photos/ --test labelled_photos/ --backbone resnet18 --weights DEFAULT
+      dann train --preset mnist-mnistm --mode source --seed 1
+    """
+    from dann.infer.progress import Progress
+    from dann.train.config import DEFAULT_PRESET, resolve, to_toml
+    from dann.train.run_dir import find_run
+
+    if resume_run is None:
+        overrides = {_SETTINGS[key]: value for key, value in flags.items() if value is not None}
+        overrides |= _size_settings(size) | dict(_setting(text) for text in settings)
+        names_data = config_file is not None or "data.source" in overrides or "data.layout" in overrides
+        preset = preset or (None if names_data else DEFAULT_PRESET)
+        config = resolve(preset, config_file, overrides)
+        if print_config:
+            click.echo(to_toml(config), nl=False)
+            return
+    elif any(value is not None for value in flags.values()) or preset or config_file or size or settings:
+        raise UsageError("--resume continues a run with its own settings; leave the other settings out")
+
+    from dann.train.loop import fit, resume
+
+    with Progress("train", quiet=quiet) as progress:
+        callbacks: dict[str, Any] = {
+            "on_step": lambda done, total, numbers: progress.update(done, total, _step_text(numbers)),
+            "on_message": progress.message,
+        }
+        if resume_run is not None:
+            result = resume(find_run(resume_run, runs), **callbacks)
+        else:
+            default_name = f"{preset or 'custom'}-{config.mode}-s{config.seed}"
+            result = fit(config, runs=runs, name=name, default_name=default_name, **callbacks)
+    click.echo(f"run: {result.run.root}  ({result.seconds:.0f} s, {result.images_per_second:.0f} images/s)")
+    _print_scores(result.scores, oracle=result.mode == "target", simulated=result.simulated)
+
+
+def _step_text(numbers: dict[str, Any]) -> str:
+    if not numbers:
+        return ""
+    parts = [f"label {numbers['label_loss']:.3f}"]
+    if "domain_loss" in numbers:
+        parts.append(
+            f"domain {numbers['domain_loss']:.3f} (told {numbers['domain_accuracy']:.0%}) λ {numbers['lam']:.2f}"
+        )
+    return " ".join([*parts, f"{numbers['images_per_second']:.0f} img/s"])
+
+
+def _size_settings(size: str | None) -> dict[str, int]:
+    if size is None:
+        return {}
+    height, _, width = size.lower().partition("x")
+    if not height.isdecimal() or (width and not width.isdecimal()):
+        raise UsageError(f"--size is {size!r}; expected pixels, as in 64 or 96x128 (height x width)")
+    return {"data.height": int(height), "data.width": int(width or height)}
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """``optimiser.lr=0.01`` → its key and value; the value in TOML, or else taken as text."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set {text!r} is not KEY=VALUE, as in --set optimiser.momentum=0.9")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+# ---- eval ---------------------------------------------------------------------------------------------------------
+
+_run_option = click.option("--run", metavar="RUN", help="Folder or name of a run.  [default: the latest]")
+_runs_option = click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of all runs.",
+)
+
+
+@main.command("eval")
+@_run_option
+@_runs_option
+@click.option("--data", metavar="SPEC", help="Labelled target images.  [default: the run's own test images]")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--out-path", type=click.Path(path_type=Path), help="JSON file.  [default: RUN/eval.json]")
+def evaluate(run: str | None, runs: Path, data: str | None, device: str, out_path: Path | None) -> None:
+    """Score a trained network: accuracy, per-class recall, confusion matrix, calibration, domain accuracy.
+
+    \b
+    Example:
+      dann eval --data labelled_photos/
+    """
+    from dann.train.run_dir import find_run, write_json
+    from dann.train.run_evaluation import evaluate_run
+
+    found = find_run(run, runs)
+    evaluation = evaluate_run(found, data=data, device=device)
+    _print_evaluation(evaluation)
+    out_path = out_path or found.root / "eval.json"
+    write_json(out_path, evaluation.to_dict())
+    click.echo(f"written to {out_path}", err=True)
+
+
+def _print_evaluation(evaluation: "RunEvaluation") -> None:
+    scores = evaluation.scores
+    _print_scores(scores, oracle=evaluation.mode == "target", simulated=evaluation.simulated)
+    if scores.target is not None:
+        _print_confusion(scores.target)
+
+
+def _print_scores(scores: "DomainScores", *, oracle: bool, simulated: bool) -> None:
+    photos = "simulated photos" if simulated else "target"
+    if oracle:
+        click.echo("ORACLE: trained on target labels; not a result of adaptation")
+    for title, side in (("source", scores.source), (photos, scores.target)):
+        if side is not None:
+            click.echo(
+                f"{title:<16} accuracy {side.accuracy:.4f} ({side.correct}/{side.images})  "
+                f"mean recall {side.mean_recall:.4f}  ECE {side.ece:.4f}"
+            )
+    if scores.domain_accuracy is not None:
+        click.echo(f"domains told     {scores.domain_accuracy:.4f} (0.5 is chance)")
+
+
+def _print_confusion(scores: "Scores") -> None:
+    names = list(scores.recall)
+    width = max(8, *(len(name) + 1 for name in names))
+    click.echo("\nrows: true class, columns: predicted class")
+    click.echo(" " * width + "".join(f"{name:>{width}}" for name in [*names, "recall"]))
+    for name, row in zip(names, scores.confusion, strict=True):
+        recall = scores.recall[name]
+        cells = [*map(str, row), "–" if recall is None else f"{recall:.3f}"]
+        click.echo(f"{name:<{width}}" + "".join(f"{cell:>{width}}" for cell in cells))
+
+
+# ---- export -------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@_run_option
+@_runs_option
+@click.option("--format", "format_name", default="onnx", show_default=True, help="onnx.")
+@click.option("--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: RUN/bundle]")
+@click.option("--with-features", is_flag=True, help="Also give the features as an output.")
+@click.option("--split", is_flag=True, help="Also write feature extractor and label classifier as two graphs.")
+@click.option("--verify-data", metavar="SPEC", help="Images for the verdict.  [default: the run's target images]")
+def export(
+    run: str | None,
+    runs: Path,
+    format_name: str,
+    out: Path | None,
+    with_features: bool,
+    split: bool,
+    verify_data: str | None,
+) -> None:
+    """Export the network without its domain head, and compare the export with the trained network.
+
+    \b
+    Example:
+      dann export
+      dann export --run runs/cars-dann-s0 --with-features --out bundle/
+    """
+    from dann.export.export_run import export_run
+    from dann.train.run_dir import find_run
+
+    exported = export_run(
+        find_run(run, runs),
+        format=format_name,
+        out=out,
+        with_features=with_features,
+        split=split,
+        verify_data=verify_data,
+    )
+    for line in exported.report():
+        click.echo(line)
+    click.echo(f"bundle: {exported.root}")
+
+
+# ---- infer --------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--bundle", metavar="DIR", help="What `dann export` wrote.  [default: that of the latest run]")
+@click.option("--checkpoint", metavar="RUN", help="Export this run first, and use its bundle.")
+@_runs_option
+@click.option("--test-loc", required=True, metavar="DIR|GLOB|FILE", help="Images to classify.")
+@click.option("--out-path", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
+@click.option("--top-k", type=int, default=1, show_default=True, help="How many of the most probable classes to name.")
+@click.option("--probs", is_flag=True, help="A column with the probability of each class.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
+@click.option("--batch-size", type=int, help="Images per batch.  [default: the bundle's usual one]")
+@click.option("--workers", type=int, help="Decode threads.  [default: one per core]")
+@click.option("--threads", type=int, help="Compute threads.  [default: one per physical core]")
+@click.option("--quiet", is_flag=True, help="No progress and no summary.")
+def infer(
+    bundle: str | None,
+    checkpoint: str | None,
+    runs: Path,
+    test_loc: str,
+    out_path: Path,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Classify images with an exported network, without torch.
+
+    One row per image, always: path, label, probability, status, error. Exits with 3 if some could not be read.
+
+    \b
+    Example:
+      dann infer --test-loc imgs/ --out-path preds.csv
+      dann infer --bundle bundle/ --test-loc 'imgs/**/*.png' --out-path preds.csv --top-k 3
+    """
+    from dann.infer.folder import classify_folder
+    from dann.infer.progress import Progress
+
+    if bundle is not None and checkpoint is not None:
+        raise UsageError("--bundle and --checkpoint both say what to infer with; give one of them")
+    with Progress("infer", quiet=quiet) as progress:
+        summary = classify_folder(
+            _bundle_to_use(bundle, checkpoint, runs),
+            test_loc,
+            out_path,
+            on_progress=progress.update,
+            **options,
+        )
+    if not quiet:
+        _report_inference(summary, out_path)
+    if summary.exit_code:
+        raise click.exceptions.Exit(summary.exit_code)
+
+
+def _bundle_to_use(bundle: str | None, checkpoint: str | None, runs: Path) -> Path:
+    """The bundle named, that of the run named (exported now), or that of the latest run."""
+    if bundle is not None:
+        return Path(bundle)
+    from dann.train.run_dir import find_run
+
+    run = find_run(checkpoint, runs)
+    if checkpoint is not None:
+        from dann.export.export_run import export_run
+
+        exported = export_run(run)
+        for line in exported.report():
+            click.echo(line, err=True)
+    elif not run.bundle.is_dir():
+        raise UsageError(f"run {str(run.root)!r} has no bundle yet; make it with: dann export --run {run.root}")
+    return run.bundle
+
+
+def _report_inference(summary: "Summary", out_path: Path) -> None:
+    rate = f"{summary.seconds:.1f} s, {summary.images_per_second:.0f} images/s, {summary.engine}"
+    click.echo(f"{summary.images} images → {out_path} ({rate})", err=True)
+    for reason, count in summary.errors.items():
+        click.echo(f"{count} unreadable: {reason}", err=True)
+
+
+# ---- data ---------------------------------------------------------------------------------------------------------
+
+
+@main.group(cls=DannGroup)
+def data() -> None:
+    """Fetch, build and render data sets."""
+
+
+_data_root_option = click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    help="Where named sets lie.  [default: $DANN_DATA, else the user's cache]",
+)
+
+
+@data.command()
+@click.argument("name", metavar="mnist|svhn|usps|bsds500")
+@_data_root_option
+@click.option(
+    "--mirror",
+    "mirrors",
+    multiple=True,
+    metavar="URL",
+    help="Folder with the same files, instead of the published one.",
+)
+def fetch(name: str, data_root: Path | None, mirrors: tuple[str, ...]) -> None:
+    """Download a data set, resuming and checking it.
+
+    \b
+    Example:
+      dann data fetch mnist --data-root data/
+    """
+    from dann.infer.progress import Progress
+    from dann.train.fetch import fetch as fetch_set
+    from dann.train.named_sets import default_data_root
+
+    with Progress(f"fetch {name}") as progress:
+        files = fetch_set(
+            name,
+            data_root or default_data_root(),
+            mirrors=mirrors or None,
+            on_progress=lambda done, total: progress.update(done, total or done),
+        )
+    for path in sorted({file.parent for file in files}):
+        click.echo(str(path))
+
+
+@data.command()
+@click.option(
+    "--mnist",
+    "mnist_root",
+    type=click.Path(path_type=Path),
+    help="Folder with MNIST.  [default: the data root]",
+)
+@click.option("--photos", required=True, type=click.Path(path_type=Path), help="Folder of photos to cut patches from.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write.  [default: MNIST-M in the data root]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@_data_root_option
+def mnistm(mnist_root: Path | None, photos: Path, out: Path | None, seed: int, data_root: Path | None) -> None:
+    """Build MNIST-M: each MNIST digit, subtracted from a random patch of a photo.
+
+    \b
+    Example:
+      dann data mnistm --mnist data/MNIST --photos data/BSDS500 --out data/MNIST-M
+    """
+    from dann.infer.progress import Progress
+    from dann.train.mnistm import build_mnistm
+    from dann.train.named_sets import default_data_root
+
+    root = data_root or default_data_root()
+    with Progress("mnistm") as progress:
+        built = build_mnistm(
+            mnist_root or root, photos, out or root / "MNIST-M", seed=seed, on_progress=progress.update
+        )
+    for line in built.report():
+        click.echo(line)
+
+
+@data.command()
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--source", type=int, help="Number of studio renders.")
+@click.option("--target", type=int, help="Number of simulated photos to adapt to.")
+@click.option("--test", type=int, help="Number of simulated photos to test on.")
+@click.option("--size", "size_px", type=int, help="Side of the images, in pixels.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--workers", type=int, help="Processes.  [default: one per core]")
+def cars(out: Path, **options: Any) -> None:
+    """Render procedural cars: studio renders as the source, *simulated* photos as the target.
+
+    \b
+    Example:
+      dann data cars --out cars/
+      dann train --layout split --data-root cars/
+    """
+    from dann.infer.progress import Progress
+    from dann.train.cars import write_cars
+
+    given = {name: value for name, value in options.items() if value is not None}
+    with Progress("cars") as progress:
+        folder = write_cars(out, on_progress=progress.update, **given)
+    click.echo(str(folder))
+
+
+if __name__ == "__main__":
+    main()

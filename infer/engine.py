@@ -1,0 +1,46 @@
+"""What runs a network. One small protocol, one file per runtime behind it."""
+
+import re
+from typing import Protocol
+
+import numpy as np
+
+from dann.infer.bundle import Artefact, Bundle
+from dann.infer.errors import UsageError, missing_extra, unknown_name
+
+
+class Engine(Protocol):
+    """An open network, ready to run on one device. Not for several threads at once."""
+
+    artefact: Artefact
+    """What it runs: its inputs and outputs, and the batch sizes it accepts."""
+
+    description: str
+    """What runs where, in one line for people: ``"onnxruntime 1.31.1 on cpu"``, and for ``auto`` why."""
+
+    def run(self, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs by name, float32 (N, …), for uint8 RGB images (N, height, width, 3)."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory and device; the engine cannot be used afterwards."""
+        ...
+
+
+def open_engine(bundle: Bundle, *, device: str = "auto", threads: int | None = None) -> Engine:
+    """The engine that serves ``bundle`` on ``device``.
+
+    ``device`` is ``cpu``, ``cuda:N``, or ``auto``: the first CUDA device where CUDA works, else the CPU. A
+    device asked for by name serves, or :class:`UnavailableError` is raised; so it is where the runtime is not
+    installed. ``threads`` is how many CPU threads compute one batch, ``None`` for one per physical core.
+    Raises :class:`BundleError` where the model file is not the exported one.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda:\d+", device):
+        raise unknown_name("device", device, ("auto", "cpu", "cuda:0"))
+    if threads is not None and threads < 1:
+        raise UsageError(f"{threads} engine threads asked for; expected at least 1")
+    try:
+        from dann.infer.ort_engine import OrtEngine
+    except ModuleNotFoundError as error:
+        raise missing_extra("cpu", "onnxruntime", "running an ONNX model") from error
+    return OrtEngine(bundle, bundle.manifest.artefact(format="onnx"), device=device, threads=threads)

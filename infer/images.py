@@ -1,0 +1,113 @@
+"""Which image files a folder, a pattern or a path stands for.
+
+Names are relative and ``/``-separated on every system, so the same images get the same names everywhere. They
+are the order and the first column of every result.
+"""
+
+import glob
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from dann.infer.errors import DannError, UsageError
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .bmp .dib .webp .tif .tiff .gif .ppm .pgm .pbm .pnm .jp2 .avif".split()
+)
+"""What counts as an image, in lower case; file names match in any case."""
+
+_EVERYTHING = ("**",)
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """One image to read. Only the name differs from one to the next, so a million of them stay small."""
+
+    root: Path
+    """The folder that was searched."""
+    name: str
+    """Path below ``root`` as results show it: ``"day 1/car.jpg"``; see :func:`spreadsheet_safe`."""
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return self.root / self.name
+
+
+def find_images(location: Path | str) -> list[ImageFile]:
+    """The images at ``location``, sorted by name.
+
+    ``location`` is a folder (searched at every depth), a pattern (``"shots/**/*.png"``; ``**`` is any depth)
+    or one file. Names are relative to the folder, to the part of the pattern before its first wildcard, or to
+    the folder of the file. Links to files are followed, links to folders are not: they may form a loop. Other
+    kinds of files (pipes, devices, broken links) are left out.
+
+    Raises :class:`UsageError` where there is no such path or no image in it.
+    """
+    given = os.fspath(location)
+    if os.path.isdir(given):
+        root, pattern = Path(given), _EVERYTHING
+    elif os.path.lexists(given):
+        root, pattern = Path(given).parent, (glob.escape(Path(given).name),)
+    elif glob.has_magic(given):
+        root, pattern = _split_pattern(given)
+    else:
+        raise UsageError(f"no such file or folder: {given!r}; expected a folder, a pattern or an image file")
+    names = sorted({spreadsheet_safe(name) for name in _walk(root, pattern) if is_image_name(name)})
+    if not names:
+        raise UsageError(f"no images at {given!r}; looked for files ending in {' '.join(sorted(SUFFIXES))}")
+    return [ImageFile(root, name) for name in names]
+
+
+def is_image_name(name: str) -> bool:
+    """Whether ``name`` ends in one of :data:`SUFFIXES`, in any case."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def spreadsheet_safe(name: str) -> str:
+    """``name``, with ``./`` in front where a spreadsheet would take it for a formula. It still names the same
+    file."""
+    return f"./{name}" if name.startswith(_FORMULA_STARTS) else name
+
+
+def _split_pattern(pattern: str) -> tuple[Path, tuple[str, ...]]:
+    """The folder before the first wildcard, and the parts from there on."""
+    parts = Path(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:fixed]), parts[fixed:]
+
+
+def _walk(root: Path, pattern: tuple[str, ...]) -> Iterator[str]:
+    """Names below ``root`` of the regular files that match, in any order and perhaps more than once.
+
+    A stack of our own, because ``glob`` follows links to folders into loops and skips silently what it may
+    not read.
+    """
+    todo = [("", pattern)]
+    while todo:
+        prefix, (head, *rest) = todo.pop()
+        if head == "**":
+            todo.append((prefix, tuple(rest) or ("*",)))
+        for entry in _entries(root / prefix):
+            if entry.is_dir(follow_symlinks=False):
+                if head == "**":
+                    todo.append((f"{prefix}{entry.name}/", (head, *rest)))
+                elif rest and fnmatchcase(entry.name, head):
+                    todo.append((f"{prefix}{entry.name}/", tuple(rest)))
+            elif not rest and fnmatchcase(entry.name, head) and entry.is_file():
+                yield prefix + entry.name
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(f"no such folder: {str(folder)!r}") from error
+    except OSError as error:
+        raise DannError(
+            f"folder {str(folder)!r} cannot be listed: {error.strerror}; check its permissions"
+        ) from error

@@ -1,0 +1,117 @@
+"""The ONNX Runtime engine, on the CPU or on CUDA.
+
+Where CUDA does not work, ONNX Runtime serves a request for it from the CPU: with a warning, a line on stdout
+or nothing at all, depending on what is missing. So the provider is checked after the session is made.
+"""
+
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from dann.infer.bundle import Artefact, Bundle, BundleError
+from dann.infer.errors import DannError, UnavailableError
+
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+class OrtEngine:
+    """An ONNX model of a bundle in an ONNX Runtime session; see :class:`dann.infer.engine.Engine`."""
+
+    def __init__(self, bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None):
+        self.artefact = artefact
+        model = bundle.file(artefact)
+        self._session, served_by = _open_session(model, device, _options(threads))
+        _check_fits(self._session, model, bundle)
+        self._output_names = [output.name for output in self._session.get_outputs()]
+        self.description = f"onnxruntime {onnxruntime.__version__} on {served_by}"
+
+    def run(self, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
+        try:
+            outputs = self._session.run(self._output_names, {self._session.get_inputs()[0].name: images_NHWC})
+        except Exception as error:  # its exceptions share no base class
+            raise DannError(
+                f"onnxruntime failed on a batch of {len(images_NHWC)}: {_first_line(error)}"
+            ) from error
+        return dict(zip(self._output_names, (np.asarray(output) for output in outputs), strict=True))
+
+    def close(self) -> None:
+        del self._session
+
+
+def _options(threads: int | None) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3  # errors: what matters is raised, the rest would break the progress line
+    # idle engine threads would spin on the cores that decode images
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _open_session(
+    model: Path, device: str, options: onnxruntime.SessionOptions
+) -> tuple[onnxruntime.InferenceSession, str]:
+    """A session, and the device that serves it, for ``auto`` with the reason."""
+    if device == "cpu":
+        return _cpu_session(model, options), "cpu"
+    if device != "auto":
+        return _cuda_session(model, options, device), device
+    try:
+        return _cuda_session(model, options, "cuda:0"), "cuda:0 (auto: CUDA works here)"
+    except UnavailableError as error:
+        return _cpu_session(model, options), f"cpu (auto: {error})"
+
+
+def _cpu_session(model: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=[_CPU])
+    except Exception as error:  # its exceptions share no base class
+        raise BundleError(
+            f"{model} cannot be loaded by onnxruntime {onnxruntime.__version__} ({_first_line(error)}); "
+            "upgrade onnxruntime or re-export"
+        ) from error
+
+
+def _cuda_session(
+    model: Path, options: onnxruntime.SessionOptions, device: str
+) -> onnxruntime.InferenceSession:
+    """A session on CUDA alone; :class:`UnavailableError` where it would run on anything else."""
+    if _CUDA not in onnxruntime.get_available_providers():
+        raise UnavailableError(
+            f'{device} needs an onnxruntime with CUDA, this one has none: pip install "dann[gpu]"'
+        )
+    cuda = {
+        "device_id": device.removeprefix("cuda:"),
+        "cudnn_conv_algo_search": "HEURISTIC",  # the default measures for seconds at each new shape
+        "use_tf32": "0",  # the bundle's verdict is on float32
+    }
+    try:
+        with redirect_stdout(StringIO()):  # it prints what it did not find; the session says what matters
+            onnxruntime.preload_dlls()
+        session = onnxruntime.InferenceSession(model, options, providers=[(_CUDA, cuda)], enable_fallback=0)
+    except Exception as error:  # its exceptions share no base class
+        raise UnavailableError(f"onnxruntime cannot use {device}: {_first_line(error)}") from error
+    if session.get_providers()[0] != _CUDA:
+        raise UnavailableError(
+            f"onnxruntime cannot use {device}: it fell back to {session.get_providers()[0]}; "
+            "check the driver, CUDA and cuDNN"
+        )
+    return session
+
+
+def _check_fits(session: onnxruntime.InferenceSession, model: Path, bundle: Bundle) -> None:
+    """Refuse a network whose tensors are not what the manifest's preprocessing and classes imply."""
+    spec, classes = bundle.manifest.preprocess, len(bundle.manifest.classes)
+    takes = [(tensor.type, tensor.shape[1:]) for tensor in session.get_inputs()]
+    gives = {tensor.name: tensor.shape[1:] for tensor in session.get_outputs()}
+    if takes != [("tensor(uint8)", [spec.height, spec.width, 3])] or gives.get("probabilities") != [classes]:
+        raise BundleError(
+            f"{model} takes {takes} and gives {gives}; the manifest says one uint8 input "
+            f"of {spec.height}x{spec.width}x3 and {classes} probabilities; re-export"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

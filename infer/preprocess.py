@@ -1,0 +1,147 @@
+"""From the bytes of an image file to the uint8 pixels that the network sees.
+
+The one implementation of :class:`PreprocessSpec`. Training, evaluation, calibration, parity and inference all
+call it, so the pixels are the same to the last bit everywhere. Normalisation is not here: it is inside the
+exported graph.
+
+Shapes: ``image_HWC`` is uint8 RGB of any size; the result is uint8 RGB (height, width, 3) of the size of the
+spec.
+"""
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+
+from dann.infer.errors import ImageError, UsageError, unknown_name
+
+Resize = Literal["stretch", "crop", "letterbox"]
+Interpolation = Literal["area", "linear", "cubic"]
+
+_CV2_INTERPOLATION = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
+_LETTERBOX_GREY = 114
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessSpec:
+    """How an image of any size becomes the network's input."""
+
+    height: int
+    """Rows of the network's input, in pixels."""
+
+    width: int
+    """Columns of the network's input, in pixels."""
+
+    resize: Resize = "stretch"
+    """``stretch`` ignores the aspect ratio; ``crop`` scales the shorter side and cuts the centre;
+    ``letterbox`` scales the longer side and pads with grey."""
+
+    interpolation: Interpolation = "area"
+    """``area`` averages pixels when the image shrinks and is bilinear when it grows; ``linear`` and ``cubic``
+    are OpenCV's, without antialiasing."""
+
+    colour: Literal["RGB"] = "RGB"
+    """Channel order. Grey images are repeated over the three channels; an alpha channel is dropped."""
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(side, int) and side >= 1 for side in (self.height, self.width)):
+            raise UsageError(
+                f"image size is {self.height}x{self.width}; both sides must be whole pixels, at least 1"
+            )
+        for field, given, allowed in (
+            ("resize mode", self.resize, get_args(Resize)),
+            ("interpolation", self.interpolation, get_args(Interpolation)),
+            ("colour order", self.colour, ("RGB",)),
+        ):
+            if given not in allowed:
+                raise unknown_name(field, given, allowed)
+
+
+def load_image(path: Path, spec: PreprocessSpec) -> np.ndarray:
+    """The image file at ``path`` as the network sees it: uint8 RGB (height, width, 3).
+
+    EXIF orientation is applied. Raises :class:`ImageError` where the file cannot be read or decoded.
+    """
+    return fit(decode(read_bytes(path)), spec)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of the regular file ``path``; :class:`ImageError` where it cannot be read."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+            raise ImageError("cannot be read: not a regular file")
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a null byte in the path
+        raise ImageError(f"cannot be read: {error}") from error
+
+
+def decode(data: bytes) -> np.ndarray:
+    """An encoded image (JPEG, PNG, WebP, BMP, TIFF, …) as uint8 RGB (H, W, 3), EXIF orientation applied.
+
+    Goes through ``imdecode``: unlike ``imread`` it refuses truncated files instead of filling them with grey,
+    and never sees the path, so any file name works. Raises :class:`ImageError`.
+    """
+    if not data:
+        raise ImageError("is empty (0 bytes)")
+    try:
+        image_HWC = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise ImageError(f"cannot be decoded: {error.err}") from error
+    if image_HWC is None:
+        raise ImageError("cannot be decoded: not an image, or truncated")
+    return image_HWC
+
+
+def fit(image_HWC: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
+    """``image_HWC`` (uint8 RGB, or grey H×W) brought to the size of ``spec``: uint8 (height, width, 3).
+
+    Raises :class:`ImageError` for an array that is not such an image.
+    """
+    if (
+        image_HWC.dtype != np.uint8
+        or image_HWC.shape[2:] not in ((), (3,))
+        or 0 in image_HWC.shape
+        or image_HWC.ndim < 2
+    ):
+        raise ImageError(f"is {image_HWC.dtype} {image_HWC.shape}; expected uint8 (H, W, 3) or (H, W)")
+    if image_HWC.ndim == 2:
+        image_HWC = np.repeat(image_HWC[:, :, None], 3, axis=2)
+    height, width = image_HWC.shape[:2]
+    if spec.resize == "crop":
+        image_HWC = _centre_crop(image_HWC, aspect=spec.width / spec.height)
+    elif spec.resize == "letterbox":
+        scale = min(spec.height / height, spec.width / width)
+        inner = _scale(
+            image_HWC, max(1, round(height * scale)), max(1, round(width * scale)), spec.interpolation
+        )
+        return _pad(inner, spec.height, spec.width)
+    return _scale(image_HWC, spec.height, spec.width, spec.interpolation)
+
+
+def _scale(image_HWC: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
+    if image_HWC.shape[:2] == (height, width):
+        return np.ascontiguousarray(image_HWC)
+    shrinks = height <= image_HWC.shape[0] and width <= image_HWC.shape[1]
+    if interpolation == "area" and not shrinks:
+        interpolation = "linear"  # OpenCV's INTER_AREA is nearest-neighbour-like when it enlarges
+    return cv2.resize(image_HWC, (width, height), interpolation=_CV2_INTERPOLATION[interpolation])
+
+
+def _centre_crop(image_HWC: np.ndarray, aspect: float) -> np.ndarray:
+    height, width = image_HWC.shape[:2]
+    crop_height = min(height, max(1, round(width / aspect)))
+    crop_width = min(width, max(1, round(height * aspect)))
+    top, left = (height - crop_height) // 2, (width - crop_width) // 2
+    return image_HWC[top : top + crop_height, left : left + crop_width]
+
+
+def _pad(image_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
+    canvas = np.full((height, width, 3), _LETTERBOX_GREY, np.uint8)
+    top, left = (height - image_HWC.shape[0]) // 2, (width - image_HWC.shape[1]) // 2
+    canvas[top : top + image_HWC.shape[0], left : left + image_HWC.shape[1]] = image_HWC
+    return canvas

@@ -1,0 +1,84 @@
+"""The documents keep up with the code: links lead somewhere, every command is described, versions agree."""
+
+import re
+import tomllib
+from collections.abc import Iterator
+
+import click
+import pytest
+from project import ROOT, project_files
+
+from dann.cli import main
+
+# Written in pieces, or this file would be its own first finding.
+MACHINE_PATH = re.compile(r"(?<![\w.~])(/(work|home|root|Users)/|[A-Z]:\\Users\\)")
+LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)")
+
+
+def commands(group: click.Group, prefix: str = "dann") -> Iterator[tuple[str, click.Command]]:
+    """Every command that does something, with all the words one types to run it."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{prefix} {name}")
+        else:
+            yield f"{prefix} {name}", command
+
+
+def help_of(words: str, command: click.Command) -> str:
+    return command.get_help(click.Context(command, info_name=words))
+
+
+def broken_links(markdown: str, folder: str) -> list[str]:
+    """The relative links in ``markdown``, a text that lies in ``folder``, that lead to no file."""
+    targets = [
+        target.partition("#")[0] for target in LINK.findall(markdown) if ":" not in target.partition("#")[0]
+    ]
+    return [target for target in targets if target and not (ROOT / folder / target).exists()]
+
+
+def test_every_relative_link_leads_to_a_file():
+    documents = [name for name in project_files() if name.endswith(".md")]
+    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md"} <= set(documents)
+    broken = {name: broken_links((ROOT / name).read_text(), name.rpartition("/")[0]) for name in documents}
+    assert not {name: targets for name, targets in broken.items() if targets}
+
+
+def test_a_broken_link_is_seen():
+    text = (
+        "[a](nowhere.md#part) [b](README.md) ![c](<docs/none.png> 'title') [d](https://x.org/y.md) [e](#here)"
+    )
+    assert broken_links(text, "") == ["nowhere.md", "docs/none.png"]
+
+
+def test_the_command_line_has_commands():
+    assert {"dann train", "dann export", "dann infer"} <= {words for words, _ in commands(main)}
+
+
+@pytest.mark.parametrize(("words", "command"), [pytest.param(*each, id=each[0]) for each in commands(main)])
+def test_every_command_is_in_the_readme_and_shows_an_example(words, command):
+    assert re.search(rf"{words}\b", (ROOT / "README.md").read_text()), f"README never mentions `{words}`"
+    usage, _, rest = help_of(words, command).partition("\n")
+    assert usage.startswith(f"Usage: {words} ")
+    assert re.search(rf"^\s+(\$ )?{words}\b", rest, re.MULTILINE), f"`{words} --help` shows no example"
+
+
+def test_the_changelog_describes_this_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest and newest[1] == version
+
+
+def test_no_file_names_a_path_of_one_machine():
+    found = []
+    for name in project_files():
+        try:
+            text = (ROOT / name).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # an image
+        found += [f"{name}: {match[0]}" for match in MACHINE_PATH.finditer(text)]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", ["/" + "home/me/imgs", 'open("/' + 'work/x")', "C:\\" + "Users\\me"])
+def test_a_machine_path_is_seen(path):
+    assert MACHINE_PATH.search(path)

@@ -1,0 +1,69 @@
+"""Random changes of a batch of training images.
+
+The parameters are drawn on the host from a NumPy generator, the pixels are changed on the device: the same seed gives
+the same batches whatever the device, the number of workers or the way the images are stored.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dann.train.config import AugmentConfig
+
+
+def draw(config: AugmentConfig, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Parameters for ``count`` images; only what ``config`` switches on is in the result."""
+    parameters: dict[str, np.ndarray] = {}
+    if config.flip or config.shift or config.scale or config.rotate_deg:
+        parameters["affine"] = _affine(config, count, rng)
+    if config.contrast:
+        parameters["contrast"] = rng.uniform(1 - config.contrast, 1 + config.contrast, (count, 1, 1, 1))
+    if config.colour:
+        parameters["gain"] = rng.uniform(1 - config.colour, 1 + config.colour, (count, 3, 1, 1))
+    if config.brightness:
+        parameters["offset"] = rng.uniform(-config.brightness, config.brightness, (count, 1, 1, 1))
+    if config.invert:
+        parameters["invert"] = rng.random((count, 1, 1, 1)) < 0.5
+    if config.noise:
+        parameters["noise_seed"] = rng.integers(0, 2**62, 1)
+    return parameters
+
+
+def apply(images_NCHW: Tensor, config: AugmentConfig, parameters: dict[str, np.ndarray]) -> Tensor:
+    """The float images (N, 3, H, W) in [0, 1], changed by ``parameters``; still in [0, 1]."""
+
+    def on_device(name: str) -> Tensor:
+        values = parameters[name]
+        return torch.from_numpy(values if values.dtype == bool else values.astype(np.float32)).to(images_NCHW.device)
+
+    if "affine" in parameters:
+        grid = F.affine_grid(on_device("affine"), list(images_NCHW.shape), align_corners=False)
+        images_NCHW = F.grid_sample(images_NCHW, grid, padding_mode="border", align_corners=False)
+    if "contrast" in parameters:
+        mean = images_NCHW.mean(dim=(1, 2, 3), keepdim=True)
+        images_NCHW = (images_NCHW - mean) * on_device("contrast") + mean
+    if "gain" in parameters:
+        images_NCHW = images_NCHW * on_device("gain")
+    if "offset" in parameters:
+        images_NCHW = images_NCHW + on_device("offset")
+    if "invert" in parameters:
+        images_NCHW = torch.where(on_device("invert"), 1 - images_NCHW, images_NCHW)
+    if "noise_seed" in parameters:
+        generator = torch.Generator().manual_seed(int(parameters["noise_seed"][0]))
+        noise = torch.randn(images_NCHW.shape, generator=generator) * config.noise
+        images_NCHW = images_NCHW + noise.to(images_NCHW.device)
+    return images_NCHW.clamp(0, 1) if parameters else images_NCHW
+
+
+def _affine(config: AugmentConfig, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 2, 3) matrices from output to input coordinates in [−1, 1]."""
+    angle = np.deg2rad(rng.uniform(-config.rotate_deg, config.rotate_deg, count))
+    zoom = 1 / rng.uniform(1 - config.scale, 1 + config.scale, count)
+    mirror = np.where(config.flip & (rng.random(count) < 0.5), -1.0, 1.0)
+    shift = rng.uniform(-2 * config.shift, 2 * config.shift, (count, 2))
+    matrix = np.empty((count, 2, 3))
+    matrix[:, 0, 0], matrix[:, 0, 1] = mirror * zoom * np.cos(angle), -zoom * np.sin(angle)
+    matrix[:, 1, 0], matrix[:, 1, 1] = mirror * zoom * np.sin(angle), zoom * np.cos(angle)
+    matrix[:, :, 2] = shift
+    return matrix

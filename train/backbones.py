@@ -1,0 +1,172 @@
+"""Feature extractors: from float images (N, 3, H, W) to features (N, D).
+
+``dann-mnist`` and ``dann-svhn`` are the digit networks of arXiv 1505.07818, figure 4; ``conv6`` and ``conv9`` are plain
+stacks of 3×3 convolutions (``conv9`` is the small network of DIRT-T, arXiv 1802.08735, appendix B); every other name
+is a torchvision classification model with its last linear layer taken off.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dann.infer.errors import DannError, UnavailableError, UsageError, unknown_name
+from dann.train.config import ModelConfig
+
+_NO_FINAL_LINEAR = (
+    "squeezenet",
+    "inception_v3",
+    "googlenet",
+)  # last layer a convolution, or auxiliary outputs
+
+
+def backbone_names() -> list[str]:
+    """All names that :func:`build_backbone` accepts, dann's own first."""
+    return [*_OWN, *_torchvision_names()]
+
+
+def build_backbone(config: ModelConfig) -> nn.Module:
+    """A freshly initialised (or pretrained, by ``config.weights``) feature extractor.
+
+    Raises :class:`UsageError` for an unknown name, :class:`UnavailableError` where weights cannot be downloaded.
+    """
+    name = config.backbone
+    if name in _OWN:
+        if config.weights == "DEFAULT":
+            raise UsageError(f"backbone {name!r} has no published weights; use --weights none or a file")
+        network = _OWN[name](config)
+    elif name in _torchvision_names():
+        network = _torchvision_backbone(name, pretrained=config.weights == "DEFAULT")
+    else:
+        raise unknown_name("backbone", name, backbone_names())
+    if config.weights not in ("none", "DEFAULT"):
+        load_weights(network, Path(config.weights))
+    return network
+
+
+def load_weights(network: nn.Module, file: Path) -> None:
+    """Load a safetensors or ``weights_only`` state-dict file into ``network``; every parameter must be there.
+
+    Entries of the file that the network lacks (the classifier that was taken off) are ignored. Never unpickles
+    objects. Raises :class:`UsageError` where the file does not exist or does not fit.
+    """
+    if not file.is_file():
+        raise UsageError(f"weights {str(file)!r} is not a file; expected none, DEFAULT, a .safetensors or a state dict")
+    try:
+        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
+        raise DannError(f"weights {str(file)!r} cannot be read: {error}") from error
+    except Exception as error:  # torch.load refuses pickled objects with pickle.UnpicklingError
+        raise DannError(f"weights {str(file)!r} is not a plain state dict: {type(error).__name__}: {error}") from error
+    wanted = network.state_dict()
+    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
+    wrong = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
+    if missing or wrong:
+        raise UsageError(
+            f"weights {str(file)!r} do not fit the backbone: {len(missing)} tensors missing (first: {missing[:1]}), "
+            f"{len(wrong)} of another shape (first: {wrong[:1]}); name the backbone they were trained with"
+        )
+    network.load_state_dict({key: state.get(key, wanted[key]) for key in wanted})
+
+
+def _torchvision_names() -> list[str]:
+    names = torchvision.models.list_models(module=torchvision.models)
+    return [name for name in names if not name.startswith(_NO_FINAL_LINEAR)]
+
+
+def _torchvision_backbone(name: str, *, pretrained: bool) -> nn.Module:
+    try:
+        network = torchvision.models.get_model(name, weights="DEFAULT" if pretrained else None)
+    except OSError as error:  # URLError and HTTPError are OSErrors
+        raise UnavailableError(
+            f"the pretrained weights of {name} cannot be downloaded ({error}); give them as --weights FILE "
+            "(a torchvision state dict fetched elsewhere), or train from scratch with --weights none"
+        ) from error
+    path = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
+    parent, _, leaf = path.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, nn.Identity())
+    return network
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int, *, padding: int, batch_norm: bool, slope: float = 0.0
+) -> Iterable[nn.Module]:
+    yield nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=not batch_norm)
+    if batch_norm:
+        yield nn.BatchNorm2d(outputs)
+    yield nn.LeakyReLU(slope) if slope else nn.ReLU()
+
+
+def _dann_mnist(config: ModelConfig) -> nn.Module:
+    first, second = _channels(config, 32, 48)
+    norm = config.batch_norm
+    return nn.Sequential(
+        *_conv(3, first, 5, padding=0, batch_norm=norm),
+        nn.MaxPool2d(2),
+        *_conv(first, second, 5, padding=0, batch_norm=norm),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(config.dropout),
+    )
+
+
+def _dann_svhn(config: ModelConfig) -> nn.Module:
+    first, second, third = _channels(config, 64, 64, 128)
+    norm = config.batch_norm
+    return nn.Sequential(
+        *_conv(3, first, 5, padding=2, batch_norm=norm),
+        nn.MaxPool2d(3, stride=2),
+        *_conv(first, second, 5, padding=2, batch_norm=norm),
+        nn.MaxPool2d(3, stride=2),
+        *_conv(second, third, 5, padding=2, batch_norm=norm),
+        nn.Flatten(),
+        nn.Dropout(config.dropout),
+    )
+
+
+def _conv_stack(config: ModelConfig, stages: list[tuple[int, int]]) -> nn.Module:
+    """Stages of (convolutions, channels), halving the image between stages, averaged over space at the end."""
+    layers: list[nn.Module] = []
+    inputs = 3
+    for index, (convolutions, channels) in enumerate(stages):
+        (outputs,) = _channels(config, channels)
+        if index:
+            layers += [nn.MaxPool2d(2), nn.Dropout(config.dropout)]
+        for _ in range(convolutions):
+            layers += _conv(inputs, outputs, 3, padding=1, batch_norm=config.batch_norm, slope=0.1)
+            inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def _channels(config: ModelConfig, *base: int) -> tuple[int, ...]:
+    return tuple(max(1, round(channels * config.width)) for channels in base)
+
+
+_OWN = {
+    "dann-mnist": _dann_mnist,
+    "dann-svhn": _dann_svhn,
+    "conv6": lambda config: _conv_stack(config, [(1, 32), (1, 64), (2, 128), (2, 256)]),
+    "conv9": lambda config: _conv_stack(config, [(3, 64), (3, 64), (3, 64)]),
+}
+
+
+def feature_width(network: nn.Module, height: int, width: int) -> int:
+    """D, the number of features that ``network`` gives for images of this size; :class:`UsageError` if too small."""
+    training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            features: Tensor = network(torch.zeros(1, 3, height, width))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UsageError(
+            f"images of {height}x{width} do not fit this backbone ({error}); try a larger --size"
+        ) from error
+    finally:
+        network.train(training)
+    if features.dim() != 2 or features.shape[1] == 0:
+        raise UsageError(f"the backbone gives {tuple(features.shape)} for one {height}x{width} image; expected (1, D)")
+    return features.shape[1]

@@ -1,0 +1,474 @@
+"""Parametric car bodies: real proportions of five classes, lofted into a triangle mesh.
+
+A body is drawn the way a package drawing is: a side view made of four curves over the length (sill, shoulder line,
+roof line, half width), and a cross-section that is swept along them. Where the roof line leaves the shoulder line
+there is a greenhouse, narrower at the roof than at the shoulder; where it does not there is a bonnet, a boot or a bed.
+Windows, lights and seams are not geometry: :mod:`dann.train.car_decals` paints them.
+
+Axes, in metres: x from the nose (−length/2) to the tail (+length/2), y to the side, z up from the ground. ``s`` is the
+distance behind the nose, x + length/2. Legend: V vertices, T triangles, S stations along the car, R points of a ring.
+"""
+
+from dataclasses import dataclass, fields
+from enum import IntEnum
+
+import numpy as np
+
+from dann.infer.errors import unknown_name
+
+Range = tuple[float, float]
+
+# Lower and upper end of each proportion. Metres; ``*_deg`` in degrees; ``wheelbase`` in car lengths; ``*_chance`` is a
+# probability. Read off the dimension sheets of current European, Japanese and American cars of each class.
+_RANGES: dict[str, dict[str, Range]] = {
+    "sedan": dict(
+        length=(4.50, 5.00), width=(1.76, 1.90), height=(1.40, 1.48), wheelbase=(0.575, 0.605), front=(0.82, 0.95),
+        clearance=(0.14, 0.18), wheel=(0.62, 0.68), nose=(0.64, 0.74), cowl=(0.93, 1.00), cowl_back=(0.42, 0.62),
+        screen_deg=(27, 33), rear_deg=(24, 36), boot=(0.48, 0.78), deck=(0.98, 1.08), roof_drop=(0.02, 0.06),
+        tumble_deg=(17, 24), round=(0.05, 0.10), cladding=(0.0, 0.05),
+    ),
+    "hatchback": dict(
+        length=(3.70, 4.30), width=(1.66, 1.80), height=(1.44, 1.55), wheelbase=(0.605, 0.645), front=(0.74, 0.86),
+        clearance=(0.14, 0.18), wheel=(0.58, 0.66), nose=(0.66, 0.78), cowl=(0.96, 1.03), cowl_back=(0.22, 0.44),
+        screen_deg=(28, 36), rear_deg=(54, 72), boot=(0.02, 0.08), deck=(0.92, 1.04), roof_drop=(0.03, 0.10),
+        tumble_deg=(14, 21), round=(0.05, 0.11), cladding=(0.0, 0.06),
+    ),
+    "suv": dict(
+        length=(4.40, 5.00), width=(1.82, 1.98), height=(1.66, 1.86), wheelbase=(0.580, 0.610), front=(0.82, 0.95),
+        clearance=(0.22, 0.28), wheel=(0.72, 0.82), nose=(0.88, 1.02), cowl=(1.12, 1.22), cowl_back=(0.42, 0.60),
+        screen_deg=(33, 46), rear_deg=(62, 82), boot=(0.01, 0.06), deck=(1.10, 1.22), roof_drop=(0.00, 0.07),
+        tumble_deg=(10, 18), round=(0.03, 0.09), cladding=(0.06, 0.20),
+    ),
+    "pickup": dict(
+        length=(5.15, 5.80), width=(1.86, 2.02), height=(1.76, 1.90), wheelbase=(0.590, 0.625), front=(0.86, 0.98),
+        clearance=(0.26, 0.34), wheel=(0.74, 0.84), nose=(0.96, 1.08), cowl=(1.14, 1.22), cowl_back=(0.44, 0.62),
+        screen_deg=(36, 48), rear_deg=(78, 88), boot=(1.50, 2.15), deck=(1.08, 1.22), roof_drop=(0.00, 0.03),
+        tumble_deg=(10, 16), round=(0.03, 0.07), cladding=(0.0, 0.14),
+    ),
+    "van": dict(
+        length=(4.60, 5.50), width=(1.86, 2.04), height=(1.88, 2.40), wheelbase=(0.590, 0.640), front=(0.82, 0.98),
+        clearance=(0.16, 0.22), wheel=(0.64, 0.70), nose=(0.86, 1.02), cowl=(1.14, 1.28), cowl_back=(-0.12, 0.14),
+        screen_deg=(36, 50), rear_deg=(80, 88), boot=(0.01, 0.03), deck=(1.14, 1.26), roof_drop=(0.00, 0.06),
+        tumble_deg=(4, 9), round=(0.04, 0.10), cladding=(0.0, 0.14),
+    ),
+}  # fmt: skip
+
+CLASSES: tuple[str, ...] = tuple(sorted(_RANGES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Body:
+    """The proportions of one car, in metres unless the name or the sentence says otherwise."""
+
+    body_class: str
+    length: float
+    width: float
+    height: float
+    wheelbase: float
+    """Distance of the axles."""
+    front: float
+    """Front overhang: nose to front axle."""
+    clearance: float
+    """Ground to sill."""
+    wheel: float
+    """Diameter of a wheel with its tyre."""
+    nose: float
+    """Height of the bonnet's front edge."""
+    cowl: float
+    """Height of the windscreen's base."""
+    cowl_back: float
+    """Front axle to the windscreen's base; negative on cars that sit over their axle."""
+    screen_deg: float
+    """Windscreen against the horizontal."""
+    rear_deg: float
+    """Rear window against the horizontal."""
+    boot: float
+    """Rear window's base to the tail: the boot lid, or the bed of a pickup."""
+    deck: float
+    """Height of the rear window's base."""
+    roof_drop: float
+    """How much lower the roof is at its rear end than at its highest point."""
+    tumble_deg: float
+    """How far the sides of the greenhouse lean inwards."""
+    round: float
+    """Radius that softens the corners of the side view."""
+    cladding: float
+    """Height of unpainted plastic above the sill."""
+
+    @property
+    def axles(self) -> tuple[float, float]:
+        """``s`` of the front and the rear axle."""
+        return self.front, self.front + self.wheelbase
+
+    @property
+    def has_bed(self) -> bool:
+        return self.body_class == "pickup"
+
+
+def sample_body(rng: np.random.Generator, body_class: str) -> Body:
+    """A car of ``body_class`` with proportions drawn from the ranges of its class."""
+    if body_class not in _RANGES:
+        raise unknown_name("car class", body_class, CLASSES)
+    drawn = {name: float(rng.uniform(*ends)) for name, ends in _RANGES[body_class].items()}
+    drawn["wheelbase"] *= drawn["length"]
+    return Body(body_class=body_class, **drawn)
+
+
+def proportions() -> tuple[str, ...]:
+    """Names of the numeric fields of :class:`Body`, in order."""
+    return tuple(field.name for field in fields(Body) if field.name != "body_class")
+
+
+# ---- the four curves of the side view ----
+
+_GRID_M = 0.01  # spacing at which the curves are sampled
+_ROOF_ARCH = 0.03  # how far the middle of the roof stands above its front end
+_FENDER = 0.06  # clearance between tyre and wheel arch
+_BELOW_AXLE = 0.02  # a wheel arch starts this little above the axle's height
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The side view of a body, sampled every centimetre: four arrays over ``s``."""
+
+    body: Body
+    s: np.ndarray
+    sill: np.ndarray
+    """Height of the lower edge of the body side, wheel arches included."""
+    shoulder: np.ndarray
+    """Height of the line where the windows begin: bonnet edge, belt line, boot edge."""
+    roof: np.ndarray
+    """Height of the silhouette; equals ``shoulder`` where there is no greenhouse."""
+    half_width: np.ndarray
+    cabin: tuple[float, float, float, float]
+    """``s`` of the windscreen's base and top and of the rear window's top and base."""
+
+    def at(self, curve: np.ndarray, s: np.ndarray | float) -> np.ndarray:
+        """``curve`` at ``s``."""
+        return np.interp(s, self.s, curve)
+
+
+def side_view(body: Body) -> Profile:
+    """The curves of ``body``."""
+    s = np.arange(0.0, body.length + _GRID_M / 2, _GRID_M)
+    cabin = _cabin(body)
+    shoulder = _soften(np.interp(s, *_shoulder_knots(body, cabin)), body.round)
+    roof = _soften(np.interp(s, *_roof_knots(body, cabin)), body.round)
+    return Profile(
+        body=body,
+        s=s,
+        sill=_sill(body, s),
+        shoulder=shoulder,
+        roof=np.maximum(roof, shoulder),
+        half_width=_half_width(body, s),
+        cabin=cabin,
+    )
+
+
+def _cabin(body: Body) -> tuple[float, float, float, float]:
+    base_front = body.front + body.cowl_back
+    base_rear = body.length - body.boot
+    front_rise = body.height - _ROOF_ARCH - body.cowl
+    rear_rise = body.height - body.roof_drop - body.deck
+    top_front = base_front + front_rise / np.tan(np.radians(body.screen_deg))
+    top_rear = base_rear - rear_rise / np.tan(np.radians(body.rear_deg))
+    return base_front, float(top_front), float(top_rear), base_rear
+
+
+def _shoulder_knots(body: Body, cabin: tuple[float, float, float, float]) -> tuple[list[float], list[float]]:
+    tail_drop = 0.10 if body.boot > 0.3 and not body.has_bed else 0.02  # a boot lid falls towards its edge
+    lip = 0.12  # the bonnet's front edge rolls over within this length
+    return (
+        [0.0, lip, body.front, cabin[0], cabin[3], body.length],
+        [
+            body.nose - 0.10,
+            body.nose,
+            (body.nose + body.cowl) / 2 + 0.03,
+            body.cowl,
+            body.deck,
+            body.deck - tail_drop,
+        ],
+    )
+
+
+def _roof_knots(body: Body, cabin: tuple[float, float, float, float]) -> tuple[list[float], list[float]]:
+    base_front, top_front, top_rear, base_rear = cabin
+    crest = 0.6 * top_front + 0.4 * top_rear
+    return (
+        [0.0, base_front, top_front, crest, top_rear, base_rear, body.length],
+        [0.0, body.cowl, body.height - _ROOF_ARCH, body.height, body.height - body.roof_drop, body.deck, 0.0],
+    )
+
+
+def _soften(curve: np.ndarray, radius: float) -> np.ndarray:
+    """``curve`` with its corners rounded by a bell of half width ``radius`` metres."""
+    bell = np.hanning(2 * round(radius / _GRID_M) + 3)
+    reach = len(bell) // 2
+    return np.convolve(np.pad(curve, reach, mode="edge"), bell / bell.sum(), mode="valid")
+
+
+def _sill(body: Body, s: np.ndarray) -> np.ndarray:
+    approach = 0.10 * np.clip(1 - s / 0.5, 0, 1) + 0.12 * np.clip(1 - (body.length - s) / 0.6, 0, 1)
+    sill = body.clearance + approach
+    radius = body.wheel / 2 + _FENDER
+    for axle in body.axles:
+        rise = np.sqrt(np.clip(radius**2 - (s - axle) ** 2, 0, None))
+        sill = np.where(rise > _BELOW_AXLE, np.maximum(sill, body.wheel / 2 + rise), sill)
+    return sill
+
+
+def _half_width(body: Body, s: np.ndarray) -> np.ndarray:
+    """The plan view: full width in the middle, drawn in at both ends."""
+    boxy = body.body_class in ("van", "pickup")
+    nose_tuck, tail_tuck = (0.13, 0.02) if boxy else (0.18, 0.10)
+    nose = nose_tuck * np.clip(1 - s / 0.6, 0, 1) ** 2.4
+    tail = tail_tuck * np.clip(1 - (body.length - s) / 0.5, 0, 1) ** 2.4
+    return body.width / 2 * (1 - nose - tail)
+
+
+# ---- the mesh ----
+
+
+class Surface(IntEnum):
+    """Where the look of a face comes from: the first four are decals, the others one material each."""
+
+    SIDE = 0
+    FRONT = 1
+    REAR = 2
+    WHEEL = 3
+    ROOF = 4
+    UNDERSIDE = 5
+    BED = 6
+    TYRE = 7
+    FITTING = 8
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles, counter-clockwise seen from outside."""
+
+    vertices_V3: np.ndarray
+    normals_V3: np.ndarray
+    triangles_T3: np.ndarray
+    surface_T: np.ndarray
+    """:class:`Surface` of each triangle, uint8."""
+
+
+_SHOULDER_IN = 0.05  # the greenhouse starts this far inside the shoulder
+_SIDE_LEVELS = 6  # ring points from sill to shoulder
+_ROOF_CROWN = 0.035  # the roof's middle above its edge
+_WHEEL_WIDTH = 0.22
+_WHEEL_SIDES = 24
+_BED_WALL = 0.07
+_BED_DEPTH = 0.48
+
+
+def build_mesh(profile: Profile) -> Mesh:
+    """The triangle mesh of the car of ``profile``: shell, underside, wheels, mirrors, and roof rails on some."""
+    body = profile.body
+    stations = _stations(profile)
+    shell_SR3 = np.stack([_ring(profile, s) for s in stations])
+    shell = _grid(shell_SR3)
+    in_bed = np.array([_in_bed(profile, s) for s in stations])
+    parts = [
+        _with_decals(shell, bed=_bed_faces(in_bed, shell_SR3.shape[1]) if body.has_bed else None),
+        _with_decals(_grid(_cap(shell_SR3[0]))),
+        _with_decals(_grid(_cap(shell_SR3[-1])[:, ::-1])),
+        _solid(_grid(shell_SR3[:, [-1, 0]]), Surface.UNDERSIDE),
+        _solid(_chassis(body), Surface.UNDERSIDE),
+        *_wheels(body),
+        *_mirrors(profile),
+        *_roof_rails(profile),
+    ]
+    return _join(parts)
+
+
+def _stations(profile: Profile) -> np.ndarray:
+    """``s`` of the cross-sections: even steps, closer at corners, bed ends and wheel arches."""
+    body = profile.body
+    arch = (body.wheel / 2 + _FENDER) * np.cos(np.linspace(0, np.pi, 13))
+    corners = [s + step for s in profile.cabin for step in (-0.06, 0.0, 0.06)]
+    bed = [profile.cabin[3] + 0.04, profile.cabin[3] + 0.05, body.length - 0.07, body.length - 0.06]
+    s = np.concatenate(
+        [
+            np.linspace(0, body.length, 40),
+            [0.03, 0.07, 0.12, body.length - 0.12, body.length - 0.04],
+            corners,
+            *(axle + arch for axle in body.axles),
+            bed if body.has_bed else [],
+        ]
+    )
+    s = np.unique(np.round(np.clip(s, 0, body.length), 3))
+    return s[np.concatenate([[True], np.diff(s) > 0.004])]
+
+
+def _in_bed(profile: Profile, s: float) -> bool:
+    return profile.body.has_bed and profile.cabin[3] + 0.045 < s < profile.body.length - 0.065
+
+
+def _ring(profile: Profile, s: float) -> np.ndarray:
+    """The cross-section at ``s``, from the left sill over the roof to the right sill: (R, 3)."""
+    body = profile.body
+    sill, shoulder, roof, half = (
+        float(profile.at(c, s)) for c in (profile.sill, profile.shoulder, profile.roof, profile.half_width)
+    )
+    z_side = np.linspace(min(sill, shoulder - 0.05), shoulder - 0.02, _SIDE_LEVELS)
+    level = np.clip((z_side - body.clearance) / (shoulder - body.clearance), 0, 1)
+    y_side = half * np.interp(level, [0, 0.12, 0.45, 0.8, 1], [0.95, 0.985, 1, 0.99, 0.965])
+    inner = half - _SHOULDER_IN
+    if _in_bed(profile, s):
+        floor = shoulder - _BED_DEPTH
+        y_top = [inner, half - _BED_WALL, half - _BED_WALL, half - _BED_WALL, half / 2, 0.0]
+        z_top = [shoulder, shoulder, floor + _BED_DEPTH / 2, floor, floor, floor]
+    else:
+        rise = roof - shoulder
+        lean = np.tan(np.radians(body.tumble_deg)) * rise
+        edge = inner - lean
+        soft = min(0.06, 0.4 * rise)
+        y_top = [inner, inner - 0.5 * lean, edge + 0.004, edge - soft, edge / 2, 0.0]
+        z_top = [
+            shoulder,
+            shoulder + 0.5 * rise,
+            roof - soft,
+            roof,
+            roof + 0.8 * _ROOF_CROWN,
+            roof + _ROOF_CROWN,
+        ]
+    y = np.concatenate([y_side, y_top])
+    z = np.concatenate([z_side, z_top])
+    x = np.full(len(y) * 2 - 1, s - body.length / 2)
+    return np.stack([x, np.concatenate([-y, y[-2::-1]]), np.concatenate([z, z[-2::-1]])], axis=1)
+
+
+def _cap(ring_R3: np.ndarray) -> np.ndarray:
+    """The flat end of the shell: a strip between the ring's left and right half, (R//2, 2, 3)."""
+    half = len(ring_R3) // 2
+    return np.stack([ring_R3[: half + 1], ring_R3[::-1][: half + 1]], axis=1)
+
+
+_Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # vertices (V, 3), triangles (T, 3), surface (T)
+_Grid = tuple[np.ndarray, np.ndarray]
+
+
+def _grid(points_MN3: np.ndarray) -> _Grid:
+    """Vertices and triangles of a grid of points; outside is where M × N points (right-hand rule)."""
+    rows, columns = points_MN3.shape[:2]
+    index = np.arange(rows * columns).reshape(rows, columns)
+    a, b, c, d = index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]
+    triangles = np.stack([np.stack([a, b, c], -1), np.stack([a, c, d], -1)], axis=2)
+    return points_MN3.reshape(-1, 3), triangles.reshape(-1, 3)
+
+
+def _face_normals(vertices_V3: np.ndarray, triangles_T3: np.ndarray) -> np.ndarray:
+    a, b, c = (vertices_V3[triangles_T3[:, k]] for k in range(3))
+    return np.cross(b - a, c - a)
+
+
+def _with_decals(grid: _Grid, bed: np.ndarray | None = None) -> _Part:
+    """Each face takes the decal that it faces most; ``bed`` marks faces that are bed lining instead."""
+    vertices, triangles = grid
+    normal = _face_normals(vertices, triangles)
+    normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
+    nx, ny, nz = normal.T
+    lengthwise = np.abs(nx) > np.maximum(0.34, 0.9 * np.abs(ny))  # 0.34: a windscreen of 20° still counts
+    surface = np.full(len(triangles), Surface.ROOF, np.uint8)
+    surface[np.abs(ny) > 0.5] = Surface.SIDE
+    surface[lengthwise & (nx < 0)] = Surface.FRONT
+    surface[lengthwise & (nx > 0)] = Surface.REAR
+    surface[nz < -0.6] = Surface.UNDERSIDE
+    if bed is not None:
+        surface[bed] = Surface.BED
+    return vertices, triangles, surface
+
+
+def _bed_faces(in_bed_S: np.ndarray, ring_points: int) -> np.ndarray:
+    """Which triangles of the shell's grid line the bed: (T) bool."""
+    first = _SIDE_LEVELS + 1  # the rail itself stays painted
+    columns = np.zeros(ring_points - 1, bool)
+    columns[first : ring_points - 1 - first] = True
+    cells = (in_bed_S[:-1] | in_bed_S[1:])[:, None] & columns[None]
+    return np.repeat(cells.reshape(-1), 2)
+
+
+def _solid(grid: _Grid, surface: Surface) -> _Part:
+    return *grid, np.full(len(grid[1]), surface, np.uint8)
+
+
+def _box(low: tuple[float, float, float], high: tuple[float, float, float]) -> _Grid:
+    corners = np.array([[(low, high)[i >> axis & 1][axis] for axis in range(3)] for i in range(8)])
+    quads = [(0, 2, 3, 1), (4, 5, 7, 6), (0, 1, 5, 4), (2, 6, 7, 3), (0, 4, 6, 2), (1, 3, 7, 5)]
+    vertices = corners[np.array(quads).reshape(-1)]  # four of its own per side, so that sides shade flat
+    base = 4 * np.arange(6)[:, None]
+    return vertices, np.concatenate([base + [0, 1, 2], base + [0, 2, 3]])
+
+
+def _chassis(body: Body) -> _Grid:
+    """A dark block between the wheels, so that nobody looks through the arches to the other side."""
+    x, y = body.length / 2 - 0.25, body.width / 2 - _WHEEL_WIDTH - 0.04
+    return _box((-x, -y, body.clearance + 0.03), (x, y, body.nose - 0.15))
+
+
+def _wheels(body: Body) -> list[_Part]:
+    radius = body.wheel / 2
+    angle = np.linspace(0, 2 * np.pi, _WHEEL_SIDES + 1)
+    circle = np.stack([np.cos(angle), np.zeros_like(angle), np.sin(angle)], axis=1)
+    parts = []
+    for axle in body.axles:
+        for side in (-1, 1):
+            hub = np.array([axle - body.length / 2, side * (body.width / 2 - 0.035), radius])
+            outer = hub + circle * radius
+            inner = outer - [0, side * _WHEEL_WIDTH, 0]
+            rings = (outer, inner) if side < 0 else (inner, outer)
+            disc = (np.broadcast_to(hub, outer.shape), outer)
+            parts.append(_solid(_grid(np.stack(rings, axis=0)), Surface.TYRE))
+            parts.append(_solid(_grid(np.stack(disc if side < 0 else disc[::-1], axis=0)), Surface.WHEEL))
+    return parts
+
+
+def _mirrors(profile: Profile) -> list[_Part]:
+    x = profile.cabin[0] + 0.38 - profile.body.length / 2
+    z = float(profile.at(profile.shoulder, profile.cabin[0] + 0.38)) + 0.03
+    y = profile.body.width / 2 - 0.02
+    size = 0.22 if profile.body.body_class in ("pickup", "van") else 0.15
+    boxes = [
+        _box((x - 0.06, y, z), (x + 0.05, y + 0.18, z + size)),
+        _box((x - 0.06, -y - 0.18, z), (x + 0.05, -y, z + size)),
+    ]
+    return [_solid(box, Surface.FITTING) for box in boxes]
+
+
+def _roof_rails(profile: Profile) -> list[_Part]:
+    body = profile.body
+    if body.body_class != "suv":
+        return []
+    front, rear = profile.cabin[1] + 0.15, profile.cabin[2] - 0.1
+    z = float(min(profile.at(profile.roof, front), profile.at(profile.roof, rear)))
+    lean = np.tan(np.radians(body.tumble_deg)) * (body.height - body.cowl)
+    y = body.width / 2 - _SHOULDER_IN - lean - 0.06
+    x = np.array([front, rear]) - body.length / 2
+    return [
+        _solid(_box((x[0], side - 0.02, z), (x[1], side + 0.02, z + 0.07)), Surface.FITTING)
+        for side in (-y, y)
+    ]
+
+
+def _join(parts: list[_Part]) -> Mesh:
+    offset, vertices, normals, triangles, surfaces = 0, [], [], [], []
+    for part_vertices, part_triangles, part_surface in parts:
+        vertices.append(part_vertices)
+        normals.append(_smooth_normals(part_vertices, part_triangles))
+        triangles.append(part_triangles + offset)
+        surfaces.append(part_surface)
+        offset += len(part_vertices)
+    return Mesh(*(np.concatenate(p) for p in (vertices, normals, triangles, surfaces)))
+
+
+def _smooth_normals(vertices_V3: np.ndarray, triangles_T3: np.ndarray) -> np.ndarray:
+    """Unit normals of the vertices: the area-weighted mean of the faces around each."""
+    faces = _face_normals(vertices_V3, triangles_T3)
+    corner = triangles_T3.reshape(-1)
+    spread = np.repeat(faces, 3, axis=0)
+    summed = np.stack(
+        [np.bincount(corner, spread[:, k], minlength=len(vertices_V3)) for k in range(3)], axis=1
+    )
+    return summed / (np.linalg.norm(summed, axis=1, keepdims=True) + 1e-12)

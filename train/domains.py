@@ -1,0 +1,120 @@
+"""The sets that a run trains and is tested on, opened from its configuration.
+
+Target labels are structurally absent from adaptation: the target is an :class:`ImageSet`, which has none. Only mode
+``target``, the oracle, opens the target with labels, and then nothing else is trained on.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dann.infer.errors import UsageError
+from dann.train.config import DataConfig, TrainConfig
+from dann.train.data import (
+    ImageSet,
+    LabelledSet,
+    has_test_split,
+    holdout,
+    open_labelled,
+    open_unlabelled,
+    split_layout,
+)
+from dann.train.named_sets import CARS
+
+CARS_TABLE = "cars.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domains:
+    """Everything a run reads."""
+
+    labelled: LabelledSet
+    """What the label classifier learns from: the source, or the target in mode ``target``."""
+    unlabelled: ImageSet | None
+    """The target, in mode ``dann``."""
+    source_test: LabelledSet | None
+    target_test: LabelledSet | None
+    simulated: bool
+    """Whether the target photos are simulated ones, which every result must say."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.labelled.classes
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Name and reason of every image that could not be read."""
+        sets = [
+            self.labelled.images,
+            self.unlabelled,
+            *(s.images for s in (self.source_test, self.target_test) if s),
+        ]
+        return list(dict.fromkeys(entry for images in sets if images is not None for entry in images.skipped))
+
+
+def specs(data: DataConfig) -> tuple[str, str | None, str | None]:
+    """Source, target and test spec, whichever way the configuration names them."""
+    if data.layout == "split":
+        if data.data_root is None:
+            raise UsageError("layout 'split' needs the folder that holds train/ and test/; give it as --data-root")
+        return split_layout(Path(data.data_root))
+    if not data.source:
+        raise UsageError("no source images were given; name them with --source, or choose a --preset")
+    return data.source, data.target, data.test
+
+
+def is_simulated(spec: str) -> bool:
+    """Whether ``spec`` names photos that :mod:`dann.train.cars` drew: the set ``cars``, or a folder inside one."""
+    folder = Path(spec)
+    return spec == CARS or any((above / CARS_TABLE).is_file() for above in (folder, *folder.resolve().parents[:2]))
+
+
+def open_domains(config: TrainConfig) -> Domains:
+    """Open what ``config.mode`` needs; :class:`UsageError` for what is missing, empty or does not match."""
+    data = config.data
+    source, target, test = specs(data)
+    if config.mode != "source" and target is None:
+        raise UsageError(f"mode {config.mode!r} needs target images; name them with --target")
+    root = Path(data.data_root) if data.data_root else None
+
+    labelled, source_test = open_source_sets(config)
+    classes = labelled.classes
+    if config.mode == "target":
+        assert target is not None
+        labelled = open_labelled(target, data.preprocess, role="target", data_root=root, classes=classes)
+    unlabelled = None
+    if config.mode == "dann":
+        assert target is not None
+        unlabelled = open_unlabelled(target, data.preprocess, data_root=root)
+    return Domains(
+        labelled=labelled,
+        unlabelled=unlabelled,
+        source_test=source_test,
+        target_test=open_target_test(data, target, test, classes),
+        simulated=any(is_simulated(spec) for spec in (target, test) if spec),
+    )
+
+
+def open_target_test(
+    data: DataConfig, target: str | None, test: str | None, classes: tuple[str, ...]
+) -> LabelledSet | None:
+    """The labelled target images to report on: ``test``, else the target's own test split, else none."""
+    spec = test or (target if target and has_test_split(target) else None)
+    if spec is None:
+        return None
+    root = Path(data.data_root) if data.data_root else None
+    return open_labelled(spec, data.preprocess, split="test", role="target", data_root=root, classes=classes)
+
+
+def open_source_sets(config: TrainConfig) -> tuple[LabelledSet, LabelledSet | None]:
+    """The source to train on and the source to test on, which share no image."""
+    data = config.data
+    source, _, _ = specs(data)
+    root = Path(data.data_root) if data.data_root else None
+    labelled = open_labelled(source, data.preprocess, data_root=root)
+    spec = data.source_test or (source if has_test_split(source) and source != CARS else None)
+    if spec is not None:
+        test = open_labelled(spec, data.preprocess, split="test", data_root=root, classes=labelled.classes)
+        return labelled, test
+    if data.holdout == 0:
+        return labelled, None
+    return holdout(labelled, data.holdout, config.seed)

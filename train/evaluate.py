@@ -1,0 +1,125 @@
+"""Scores of a network on labelled images, and how well its domains can be told apart.
+
+Legend: N images, K classes. Evaluation is in float32 and evaluation mode, on exactly the pixels that inference sees.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dann.train.data import ImageSet, LabelledSet
+from dann.train.model import DomainAdversarialNetwork
+
+ECE_BINS = 15
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How a network does on one labelled set."""
+
+    images: int
+    correct: int
+    accuracy: float
+    recall: dict[str, float | None]
+    """Share of each class's images that were found; ``None`` for a class without images."""
+    mean_recall: float
+    """Mean over the classes that have images."""
+    confusion: list[list[int]]
+    """Rows are the true classes, columns the predicted ones, both in class order."""
+    ece: float
+    """Expected calibration error: mean |confidence − accuracy| over 15 equal bins (Guo et al., arXiv 1706.04599)."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def scores(logits_NK: np.ndarray, labels_N: np.ndarray, classes: tuple[str, ...]) -> Scores:
+    """The scores of ``logits_NK`` (float) against ``labels_N`` (ints below K)."""
+    predicted = logits_NK.argmax(axis=1)
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(confusion, (labels_N, predicted), 1)
+    per_class = confusion.sum(axis=1)
+    found = confusion.diagonal()
+    recall = {
+        name: float(hits / count) if count else None
+        for name, hits, count in zip(classes, found, per_class, strict=True)
+    }
+    return Scores(
+        images=len(labels_N),
+        correct=int(found.sum()),
+        accuracy=float(found.sum() / len(labels_N)),
+        recall=recall,
+        mean_recall=float(np.mean([value for value in recall.values() if value is not None])),
+        confusion=confusion.tolist(),
+        ece=calibration_error(logits_NK, labels_N),
+    )
+
+
+def calibration_error(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
+    """Expected calibration error of the softmax of ``logits_NK`` with equal-width bins."""
+    shifted = np.exp(logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True))
+    confidence = shifted.max(axis=1) / shifted.sum(axis=1)
+    right = logits_NK.argmax(axis=1) == labels_N
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - right, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(labels_N))
+
+
+@torch.no_grad()
+def outputs(
+    network: DomainAdversarialNetwork, images: ImageSet, *, device: torch.device, batch_size: int = 256
+) -> tuple[np.ndarray, np.ndarray]:
+    """Label logits (N, K) and domain logits (N,) of every image, float32, in order."""
+    was_training = network.training
+    network.eval()
+    labels, domains = [], []
+    for start in range(0, len(images), batch_size):
+        pixels = images.read(np.arange(start, min(start + batch_size, len(images))))
+        features = network.feature_extractor(to_float(torch.from_numpy(pixels).to(device)))
+        labels.append(network.label_classifier(features).cpu().numpy())
+        domains.append(network.domain_logits(features, 0.0).cpu().numpy())
+    network.train(was_training)
+    return np.concatenate(labels), np.concatenate(domains)
+
+
+def to_float(pixels_NHWC: torch.Tensor) -> torch.Tensor:
+    """uint8 (N, H, W, 3) → float32 (N, 3, H, W) in [0, 1]."""
+    return pixels_NHWC.permute(0, 3, 1, 2).float() / 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainScores:
+    """Scores on the labelled sets at hand, and on telling their domains apart."""
+
+    source: Scores | None
+    target: Scores | None
+    domain_accuracy: float | None
+    """Mean over both domains of the share that the domain classifier tells rightly; 0.5 is chance."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def evaluate(
+    network: DomainAdversarialNetwork,
+    *,
+    source: LabelledSet | None,
+    target: LabelledSet | None,
+    classes: tuple[str, ...],
+    device: torch.device,
+) -> DomainScores:
+    """Evaluate on whichever of the two sets is there."""
+    found: dict[str, Scores] = {}
+    told: list[float] = []
+    for name, labelled in (("source", source), ("target", target)):
+        if labelled is not None:
+            label_logits, domain_logits = outputs(network, labelled.images, device=device)
+            found[name] = scores(label_logits, labelled.labels, classes)
+            told.append(float(((domain_logits >= 0) == (name == "target")).mean()))
+    return DomainScores(
+        source=found.get("source"),
+        target=found.get("target"),
+        domain_accuracy=sum(told) / 2 if len(told) == 2 else None,
+    )

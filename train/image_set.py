@@ -1,0 +1,186 @@
+"""Images of one size without labels: decoded once into memory, or at each read.
+
+Both ways go through :mod:`dann.infer.preprocess` and give the same pixels; the memory budget chooses. A file
+that cannot be read is left out when the set is opened. For a set that streams, opening only checks that each
+file begins like an image, as decoding everything would cost as much as an epoch; one that fails later ends
+the read with its name, because a silent substitute would change what was trained on.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from dann.infer.errors import DannError, ImageError
+from dann.infer.preprocess import PreprocessSpec, fit, load_image
+
+_THREADS = min(32, os.cpu_count() or 1)
+
+
+class _Store(Protocol):
+    """Where the pixels of a set are. Indices are positions in the whole store."""
+
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    def read(self, indices: np.ndarray) -> np.ndarray: ...
+
+    def digest(self, indices: np.ndarray) -> str: ...
+
+
+class ImageSet:
+    """Images of one size, without labels: a view of some of the images of a store."""
+
+    def __init__(self, store: _Store, indices: np.ndarray, skipped: Sequence[tuple[str, str]] = ()):
+        self._store = store
+        self._indices = indices
+        self.skipped = list(skipped)
+        """Name and reason of every image that was left out when the set was opened."""
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """For each image the path of its file, or its set and position: ``mnist/train#17``."""
+        names = self._store.names
+        return [names[int(i)] for i in self._indices]
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the pixels are in memory; otherwise each read decodes files."""
+        return isinstance(self._store, _MemoryStore)
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """The images at ``indices``: uint8 RGB (n, H, W, 3), a new array.
+
+        Raises :class:`DannError` where a file of a set that streams can no longer be decoded.
+        """
+        return self._store.read(self._indices[indices])
+
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, of the pixels; of names and file sizes for a set that streams."""
+        return self._store.digest(self._indices)
+
+    def subset(self, indices: np.ndarray) -> "ImageSet":
+        """The images at ``indices``, in that order; shares the pixels."""
+        return ImageSet(self._store, self._indices[indices])
+
+
+def images_from_arrays(images: np.ndarray, names: Sequence[str], preprocess: PreprocessSpec) -> ImageSet:
+    """A set of arrays, uint8 (N, H, W) or (N, H, W, 3), brought to the size of ``preprocess``."""
+    pixels_NHWC = images
+    if images.shape[1:] != (preprocess.height, preprocess.width, 3):
+        pixels_NHWC = np.empty((len(images), preprocess.height, preprocess.width, 3), np.uint8)
+        for row, image in enumerate(images):
+            pixels_NHWC[row] = fit(image, preprocess)
+    return ImageSet(_MemoryStore(pixels_NHWC, names), np.arange(len(images)))
+
+
+def images_from_files(
+    paths: Sequence[Path], root: Path, preprocess: PreprocessSpec, memory_budget_bytes: int
+) -> tuple[ImageSet, np.ndarray]:
+    """A set of the files that can be read, and their positions in ``paths`` (int64).
+
+    ``root`` is what fingerprints take the paths relative to. Raises :class:`DannError` if none can be read.
+    """
+    if len(paths) * preprocess.height * preprocess.width * 3 <= memory_budget_bytes:
+        pixels_NHWC, failures = _decode_all(paths, preprocess)
+        store: _Store = _MemoryStore(pixels_NHWC, [str(path) for path in paths])
+    else:
+        failures = _not_images(paths, preprocess)
+        store = _FileStore(paths, root, preprocess)
+    kept = np.array([i for i, reason in enumerate(failures) if reason is None], np.int64)
+    if not len(kept):
+        raise DannError(f"none of {len(paths)} images can be read; the first, '{paths[0]}', {failures[0]}")
+    skipped = [(str(path), reason) for path, reason in zip(paths, failures, strict=True) if reason is not None]
+    return ImageSet(store, kept, skipped), kept
+
+
+class _MemoryStore:
+    def __init__(self, pixels_NHWC: np.ndarray, names: Sequence[str]):
+        self.names = names
+        self._pixels_NHWC = pixels_NHWC
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        return self._pixels_NHWC[indices]
+
+    def digest(self, indices: np.ndarray) -> str:
+        digest = hashlib.sha256(repr((len(indices), *self._pixels_NHWC.shape[1:])).encode())
+        for at in range(0, len(indices), 1024):  # in pieces, as indexing copies
+            digest.update(self._pixels_NHWC[indices[at : at + 1024]].data)
+        return digest.hexdigest()
+
+
+class _FileStore:
+    def __init__(self, paths: Sequence[Path], root: Path, preprocess: PreprocessSpec):
+        self.names = [str(path) for path in paths]
+        self._paths = paths
+        self._root = root
+        self._preprocess = preprocess
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="dann-decode")
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        pixels_NHWC = np.empty((len(indices), self._preprocess.height, self._preprocess.width, 3), np.uint8)
+        for row, image_HWC in enumerate(self._pool.map(self._decode, indices.tolist())):
+            pixels_NHWC[row] = image_HWC
+        return pixels_NHWC
+
+    def digest(self, indices: np.ndarray) -> str:
+        digest = hashlib.sha256(repr(self._preprocess).encode())
+        for path in (self._paths[i] for i in indices.tolist()):
+            name = path.relative_to(self._root) if path.is_relative_to(self._root) else path
+            digest.update(os.fsencode(f"{name.as_posix()}\0{path.stat().st_size}\n"))
+        return digest.hexdigest()
+
+    def _decode(self, index: int) -> np.ndarray:
+        try:
+            return load_image(self._paths[index], self._preprocess)
+        except ImageError as error:
+            raise DannError(
+                f"'{self._paths[index]}' {error}; it looked like an image when the set was opened: "
+                "repair it or take it out"
+            ) from error
+
+
+def _decode_all(paths: Sequence[Path], preprocess: PreprocessSpec) -> tuple[np.ndarray, list[str | None]]:
+    """Every image (zeros where one cannot be read), and for each the reason why it cannot."""
+    pixels_NHWC = np.zeros((len(paths), preprocess.height, preprocess.width, 3), np.uint8)
+
+    def decode_into(index: int) -> str | None:
+        try:
+            pixels_NHWC[index] = load_image(paths[index], preprocess)
+        except ImageError as error:
+            return str(error)
+        return None
+
+    return pixels_NHWC, _in_threads(decode_into, len(paths))
+
+
+def _not_images(paths: Sequence[Path], preprocess: PreprocessSpec) -> list[str | None]:
+    """For each file the reason why it is no image, from its first bytes; only suspects are decoded."""
+
+    def reason(index: int) -> str | None:
+        if cv2.haveImageReader(str(paths[index])):
+            return None
+        try:  # OpenCV cannot open every name that Python can, so what it refuses is tried in earnest
+            load_image(paths[index], preprocess)
+        except ImageError as error:
+            return str(error)
+        return None
+
+    return _in_threads(reason, len(paths))
+
+
+def _in_threads(function: Callable[[int], str | None], count: int) -> list[str | None]:
+    """``function(i)`` for every ``i < count``, in order; 64 to a task, as a task costs a kilobyte."""
+    chunks = [range(at, min(at + 64, count)) for at in range(0, count, 64)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = pool.map(lambda chunk: [function(i) for i in chunk], chunks)
+        return [result for part in parts for result in part]

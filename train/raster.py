@@ -1,0 +1,169 @@
+"""A small software rasteriser: perspective camera, z-buffer, per-pixel normals. No GPU, no display.
+
+Triangles are cut into one span per pixel row, and spans into fragments, all as array operations; the nearest fragment
+of each pixel wins through ``np.maximum.at`` on 1/depth (which, unlike depth, is linear across the screen). About
+5 ms for 4,000 triangles on 192×192 pixels.
+
+Legend: V vertices, T triangles, P covered pixels, H rows, W columns. Pixel (row, column) has its centre at +0.5.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A camera that looks at a point near the car, and a window on its image plane."""
+
+    position: np.ndarray
+    """(3,) metres, in the car's axes."""
+    rotation: np.ndarray
+    """(3, 3); rows are the camera's right, down and forward directions."""
+    scale: float
+    """Pixels per unit of the image plane at depth 1: the focal length in pixels."""
+    centre: np.ndarray
+    """(2,) pixel (x, y) of the optical axis."""
+
+    def project(self, points_N3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pixel (x, y) of each point, (N, 2), and 1/depth, (N). Points behind the camera are not clipped."""
+        seen = (points_N3 - self.position) @ self.rotation.T
+        inverse_depth = 1.0 / seen[:, 2]
+        return seen[:, :2] * inverse_depth[:, None] * self.scale + self.centre, inverse_depth
+
+    def horizon(self) -> tuple[np.ndarray, np.ndarray]:
+        """Two pixels (x, y) of the line at which the ground ends."""
+        forward, right = self.rotation[2].copy(), self.rotation[0].copy()
+        forward[2] = right[2] = 0
+        far = self.position + 1e5 * np.stack([forward - right, forward + right])
+        left, right = self.project(far)[0]
+        return left, right
+
+
+def look_at(
+    points_V3: np.ndarray, *, azimuth_deg: float, elevation_deg: float, roll_deg: float, distance: float
+) -> Camera:
+    """A camera ``distance`` metres from the middle of ``points_V3``; azimuth 0 looks at the nose, 90 at a side."""
+    azimuth, elevation, roll = np.radians([azimuth_deg, elevation_deg, roll_deg])
+    middle = (points_V3.min(axis=0) + points_V3.max(axis=0)) / 2
+    away = np.array(
+        [-np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+    )
+    right = np.array([-np.sin(azimuth), -np.cos(azimuth), 0.0])
+    down = np.cross(-away, right)
+    right, down = np.cos(roll) * right + np.sin(roll) * down, np.cos(roll) * down - np.sin(roll) * right
+    return Camera(middle + distance * away, np.stack([right, down, -away]), 1.0, np.zeros(2))
+
+
+def frame(
+    camera: Camera, points_V3: np.ndarray, *, size_px: int, fill: float, shift: tuple[float, float]
+) -> Camera:
+    """``camera`` zoomed and shifted so that the points' larger side takes ``fill`` of a square image.
+
+    ``shift`` (−1…1 each) moves the points from the middle to the edge of the image in x and y.
+    """
+    pixels, _ = camera.project(points_V3)
+    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    zoom = fill * size_px / (high - low).max()
+    free = (size_px - zoom * (high - low)) / 2
+    centre = size_px / 2 + np.clip(free, 0, None) * shift - zoom * ((low + high) / 2 - camera.centre)
+    return Camera(camera.position, camera.rotation, camera.scale * zoom, centre)
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """What is seen in each covered pixel."""
+
+    pixel_P: np.ndarray
+    """row · width + column."""
+    triangle_P: np.ndarray
+    """Index of the nearest triangle."""
+    weights_P3: np.ndarray
+    """Perspective-correct weights of its corners; they sum to 1."""
+
+    def interpolate(self, values_VC: np.ndarray, triangles_T3: np.ndarray) -> np.ndarray:
+        """The vertices' values at the pixels: (P, C)."""
+        corners = triangles_T3[self.triangle_P]
+        return sum(self.weights_P3[:, k, None] * values_VC[corners[:, k]] for k in range(3))
+
+
+def rasterise(
+    pixels_V2: np.ndarray, inverse_depth_V: np.ndarray, triangles_T3: np.ndarray, *, height: int, width: int
+) -> Fragments:
+    """The nearest front-facing triangle of every pixel; triangles counter-clockwise towards the camera are in front."""
+    corners_T32 = pixels_V2[triangles_T3]
+    a, b, c = corners_T32[:, 0], corners_T32[:, 1], corners_T32[:, 2]
+    doubled_area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
+    front = np.flatnonzero(doubled_area < -1e-9)  # y points down, so counter-clockwise is negative
+    corners_T32, area = corners_T32[front], doubled_area[front]
+    depths_T3 = inverse_depth_V[triangles_T3[front]]
+    plane_T3 = _plane(corners_T32, depths_T3, area)
+    triangle_F, row_F, column_F = _fragments(corners_T32, height, width)
+    pixel_F = row_F * width + column_F
+    plane_F3 = plane_T3[triangle_F]
+    near_F = plane_F3[:, 0] * (column_F + 0.5) + plane_F3[:, 1] * (row_F + 0.5) + plane_F3[:, 2]
+    nearest = np.zeros(height * width)
+    np.maximum.at(nearest, pixel_F, near_F)
+    winner = np.zeros(height * width, np.int64) - 1
+    won = near_F == nearest[pixel_F]
+    winner[pixel_F[won]] = triangle_F[won]
+    pixel_P = np.flatnonzero(winner >= 0)
+    local_P = winner[pixel_P]
+    weights = _weights(
+        corners_T32[local_P], depths_T3[local_P], pixel_P % width + 0.5, pixel_P // width + 0.5
+    )
+    return Fragments(pixel_P, front[local_P], weights)
+
+
+def _plane(corners_T32: np.ndarray, values_T3: np.ndarray, doubled_area_T: np.ndarray) -> np.ndarray:
+    """Coefficients (T, 3) of value = p·x + q·y + r through the three corners of each triangle."""
+    x, y = corners_T32[..., 0], corners_T32[..., 1]
+    v1, v2 = values_T3[:, 1] - values_T3[:, 0], values_T3[:, 2] - values_T3[:, 0]
+    p = (v1 * (y[:, 2] - y[:, 0]) - v2 * (y[:, 1] - y[:, 0])) / doubled_area_T
+    q = (v2 * (x[:, 1] - x[:, 0]) - v1 * (x[:, 2] - x[:, 0])) / doubled_area_T
+    return np.stack([p, q, values_T3[:, 0] - p * x[:, 0] - q * y[:, 0]], axis=1)
+
+
+def _fragments(corners_T32: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Triangle, row and column of every pixel centre inside a triangle."""
+    y = corners_T32[..., 1]
+    first = np.clip(np.ceil(y.min(axis=1) - 0.5), 0, height).astype(np.int64)
+    last = np.clip(np.floor(y.max(axis=1) - 0.5), -1, height - 1).astype(np.int64)
+    triangle, row = _ranges(first, np.maximum(last - first + 1, 0))
+    left, right = _span(corners_T32[triangle], row + 0.5)
+    start = np.clip(np.ceil(left - 0.5), 0, width).astype(np.int64)
+    stop = np.clip(np.ceil(right - 0.5), 0, width).astype(np.int64)
+    span, column = _ranges(start, np.maximum(stop - start, 0))
+    return triangle[span], row[span], column
+
+
+def _ranges(start: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``start[i], start[i] + 1, …`` (``count[i]`` of them) for all i in one array, and the i of each."""
+    owner = np.repeat(np.arange(len(count)), count)
+    before = np.cumsum(count) - count
+    return owner, np.arange(len(owner)) - before[owner] + start[owner]
+
+
+def _span(corners_R32: np.ndarray, y_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the horizontal line ``y`` enters and leaves each triangle."""
+    left, right = np.full(len(y_R), np.inf), np.full(len(y_R), -np.inf)
+    for i, j in ((0, 1), (1, 2), (2, 0)):
+        (xi, yi), (xj, yj) = corners_R32[:, i].T, corners_R32[:, j].T
+        crosses = (yi <= y_R) != (yj <= y_R)
+        slope = np.divide(xj - xi, yj - yi, out=np.zeros_like(y_R), where=crosses)
+        x = xi + (y_R - yi) * slope
+        left = np.where(crosses, np.minimum(left, x), left)
+        right = np.where(crosses, np.maximum(right, x), right)
+    return np.where(left > right, 0, left), np.where(left > right, 0, right)
+
+
+def _weights(
+    corners_P32: np.ndarray, inverse_depth_P3: np.ndarray, x_P: np.ndarray, y_P: np.ndarray
+) -> np.ndarray:
+    """Perspective-correct barycentric weights (P, 3) of the points (x, y)."""
+    x, y = corners_P32[..., 0] - x_P[:, None], corners_P32[..., 1] - y_P[:, None]
+    flat = np.stack(
+        [x[:, (k + 1) % 3] * y[:, (k + 2) % 3] - x[:, (k + 2) % 3] * y[:, (k + 1) % 3] for k in range(3)], 1
+    )
+    deep = flat * inverse_depth_P3
+    return deep / deep.sum(axis=1, keepdims=True)

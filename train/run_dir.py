@@ -1,0 +1,100 @@
+"""The folder of a run: ``runs/<name>/``, and the file ``runs/latest`` that names the newest.
+
+config.json     the resolved configuration, classes and data: enough to rebuild the run
+metrics.jsonl   one JSON object a line, ``kind`` being ``step`` or ``eval``
+tensorboard/    the same as TensorBoard events
+checkpoints/    last.safetensors
+result.json     the closing scores
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from dann.infer.errors import DannError, UsageError, unknown_name
+from dann.train.config import TrainConfig
+
+RUNS = Path("runs")
+CONFIG_SCHEMA = 1
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class RunDir:
+    """The files of one run, addressed by name."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.config = root / "config.json"
+        self.metrics = root / "metrics.jsonl"
+        self.tensorboard = root / "tensorboard"
+        self.last = root / "checkpoints" / "last.safetensors"
+        self.result = root / "result.json"
+        self.bundle = root / "bundle"
+
+    def read_config(self) -> tuple[TrainConfig, dict[str, Any]]:
+        """The configuration, and everything else that ``config.json`` records (classes, data, versions)."""
+        try:
+            about = json.loads(self.config.read_text(encoding="utf-8"))
+            schema, settings = about["schema"], about["config"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DannError(f"{self.config} is damaged or not a dann configuration: {error!r}") from error
+        if schema > CONFIG_SCHEMA:
+            raise DannError(f"{self.config} has schema {schema}, this dann reads up to {CONFIG_SCHEMA}; upgrade dann")
+        return TrainConfig.from_dict(settings), about
+
+    def write_config(self, config: TrainConfig, about: dict[str, Any]) -> None:
+        write_json(self.config, {"schema": CONFIG_SCHEMA, **about, "config": config.to_dict()})
+
+
+def create_run(runs: Path, name: str | None, default_name: str) -> RunDir:
+    """A new run folder, which becomes the latest. ``name`` must be free; the default gets a number if it is not."""
+    if name is not None and not _NAME.fullmatch(name):
+        raise UsageError(f"run name {name!r} may hold only letters, digits, '.', '_' and '-'")
+    wanted, number = name or default_name, 1
+    while True:
+        root = runs / (wanted if number == 1 else f"{wanted}-{number}")
+        try:
+            root.mkdir(parents=True)
+            break
+        except FileExistsError:
+            if name is not None:
+                raise UsageError(f"run {str(root)!r} exists already; choose another --name or --resume it") from None
+            number += 1
+        except OSError as error:
+            raise DannError(f"the run folder {str(root)!r} cannot be made: {error.strerror}") from error
+    mark_latest(root)
+    return RunDir(root)
+
+
+def mark_latest(root: Path) -> None:
+    """Make ``root`` the run that commands take when none is named."""
+    part = root.parent / f".latest.{os.getpid()}"
+    part.write_text(root.name + "\n", encoding="utf-8")
+    os.replace(part, root.parent / "latest")
+
+
+def find_run(run: str | None, runs: Path = RUNS) -> RunDir:
+    """The run folder ``run``, by path or by name under ``runs``; the latest one for ``None``."""
+    if run is None:
+        try:
+            run = (runs / "latest").read_text(encoding="utf-8").strip()
+        except OSError:
+            raise UsageError(f"there is no run in {str(runs)!r} yet; train one with: dann train") from None
+    for root in (Path(run), runs / run):
+        if (root / "config.json").is_file():
+            return RunDir(root)
+    known = [entry.name for entry in runs.iterdir() if (entry / "config.json").is_file()] if runs.is_dir() else []
+    raise unknown_name("run", run, known)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, whole or not at all."""
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise DannError(f"{path} cannot be written: {error.strerror}") from error
