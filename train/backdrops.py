@@ -11,7 +11,7 @@ from dann.train.raster import Camera
 
 Rng = np.random.Generator
 
-_TEXTURE_PX = 256
+_TEXTURE_PX = 192
 _TEXTURE_M = 24.0  # side of the ground that one texture covers
 
 

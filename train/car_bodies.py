@@ -23,31 +23,31 @@ Range = tuple[float, float]
 _RANGES: dict[str, dict[str, Range]] = {
     "sedan": dict(
         length=(4.50, 5.00), width=(1.76, 1.90), height=(1.40, 1.48), wheelbase=(0.575, 0.605), front=(0.82, 0.95),
-        clearance=(0.14, 0.18), wheel=(0.62, 0.68), nose=(0.64, 0.74), cowl=(0.93, 1.00), cowl_back=(0.42, 0.62),
+        clearance=(0.14, 0.18), wheel=(0.64, 0.71), nose=(0.64, 0.74), cowl=(0.93, 1.00), cowl_back=(0.42, 0.62),
         screen_deg=(27, 33), rear_deg=(24, 36), boot=(0.48, 0.78), deck=(0.98, 1.08), roof_drop=(0.02, 0.06),
         tumble_deg=(17, 24), round=(0.05, 0.10), cladding=(0.0, 0.05),
     ),
     "hatchback": dict(
         length=(3.70, 4.30), width=(1.66, 1.80), height=(1.44, 1.55), wheelbase=(0.605, 0.645), front=(0.74, 0.86),
-        clearance=(0.14, 0.18), wheel=(0.58, 0.66), nose=(0.66, 0.78), cowl=(0.96, 1.03), cowl_back=(0.22, 0.44),
+        clearance=(0.14, 0.18), wheel=(0.60, 0.68), nose=(0.66, 0.78), cowl=(0.96, 1.03), cowl_back=(0.22, 0.44),
         screen_deg=(28, 36), rear_deg=(54, 72), boot=(0.02, 0.08), deck=(0.92, 1.04), roof_drop=(0.03, 0.10),
         tumble_deg=(14, 21), round=(0.05, 0.11), cladding=(0.0, 0.06),
     ),
     "suv": dict(
-        length=(4.40, 5.00), width=(1.82, 1.98), height=(1.66, 1.86), wheelbase=(0.580, 0.610), front=(0.82, 0.95),
-        clearance=(0.22, 0.28), wheel=(0.72, 0.82), nose=(0.88, 1.02), cowl=(1.12, 1.22), cowl_back=(0.42, 0.60),
-        screen_deg=(33, 46), rear_deg=(62, 82), boot=(0.01, 0.06), deck=(1.10, 1.22), roof_drop=(0.00, 0.07),
-        tumble_deg=(10, 18), round=(0.03, 0.09), cladding=(0.06, 0.20),
+        length=(4.25, 4.85), width=(1.84, 1.98), height=(1.68, 1.90), wheelbase=(0.585, 0.615), front=(0.80, 0.92),
+        clearance=(0.24, 0.31), wheel=(0.75, 0.84), nose=(0.97, 1.09), cowl=(1.14, 1.24), cowl_back=(0.42, 0.60),
+        screen_deg=(34, 48), rear_deg=(56, 80), boot=(0.01, 0.08), deck=(1.12, 1.24), roof_drop=(0.02, 0.10),
+        tumble_deg=(10, 18), round=(0.03, 0.09), cladding=(0.06, 0.22),
     ),
     "pickup": dict(
         length=(5.15, 5.80), width=(1.86, 2.02), height=(1.76, 1.90), wheelbase=(0.590, 0.625), front=(0.86, 0.98),
-        clearance=(0.26, 0.34), wheel=(0.74, 0.84), nose=(0.96, 1.08), cowl=(1.14, 1.22), cowl_back=(0.44, 0.62),
+        clearance=(0.26, 0.34), wheel=(0.76, 0.86), nose=(0.96, 1.08), cowl=(1.14, 1.22), cowl_back=(0.44, 0.62),
         screen_deg=(36, 48), rear_deg=(78, 88), boot=(1.50, 2.15), deck=(1.08, 1.22), roof_drop=(0.00, 0.03),
         tumble_deg=(10, 16), round=(0.03, 0.07), cladding=(0.0, 0.14),
     ),
     "van": dict(
         length=(4.60, 5.50), width=(1.86, 2.04), height=(1.88, 2.40), wheelbase=(0.590, 0.640), front=(0.82, 0.98),
-        clearance=(0.16, 0.22), wheel=(0.64, 0.70), nose=(0.86, 1.02), cowl=(1.14, 1.28), cowl_back=(-0.12, 0.14),
+        clearance=(0.16, 0.22), wheel=(0.66, 0.73), nose=(0.86, 1.02), cowl=(1.14, 1.28), cowl_back=(-0.12, 0.14),
         screen_deg=(36, 50), rear_deg=(80, 88), boot=(0.01, 0.03), deck=(1.14, 1.26), roof_drop=(0.00, 0.06),
         tumble_deg=(4, 9), round=(0.04, 0.10), cladding=(0.0, 0.14),
     ),
@@ -267,11 +267,10 @@ def build_mesh(profile: Profile) -> Mesh:
     """The triangle mesh of the car of ``profile``: shell, underside, wheels, mirrors, and roof rails on some."""
     body = profile.body
     stations = _stations(profile)
-    shell_SR3 = np.stack([_ring(profile, s) for s in stations])
-    shell = _grid(shell_SR3)
-    in_bed = np.array([_in_bed(profile, s) for s in stations])
+    shell_SR3 = _rings(profile, stations)
+    bed = _bed_faces(_in_bed(profile, stations), shell_SR3.shape[1])
     parts = [
-        _with_decals(shell, bed=_bed_faces(in_bed, shell_SR3.shape[1]) if body.has_bed else None),
+        _with_decals(_grid(shell_SR3), bed=bed),
         _with_decals(_grid(_cap(shell_SR3[0]))),
         _with_decals(_grid(_cap(shell_SR3[-1])[:, ::-1])),
         _solid(_grid(shell_SR3[:, [-1, 0]]), Surface.UNDERSIDE),
@@ -302,42 +301,52 @@ def _stations(profile: Profile) -> np.ndarray:
     return s[np.concatenate([[True], np.diff(s) > 0.004])]
 
 
-def _in_bed(profile: Profile, s: float) -> bool:
-    return profile.body.has_bed and profile.cabin[3] + 0.045 < s < profile.body.length - 0.065
+def _in_bed(profile: Profile, s: np.ndarray) -> np.ndarray:
+    """Whether the cross-section at each ``s`` is that of an open bed."""
+    inside = (s > profile.cabin[3] + 0.045) & (s < profile.body.length - 0.065)
+    return inside if profile.body.has_bed else np.zeros_like(inside)
 
 
-def _ring(profile: Profile, s: float) -> np.ndarray:
-    """The cross-section at ``s``, from the left sill over the roof to the right sill: (R, 3)."""
-    body = profile.body
-    sill, shoulder, roof, half = (
-        float(profile.at(c, s)) for c in (profile.sill, profile.shoulder, profile.roof, profile.half_width)
-    )
-    z_side = np.linspace(min(sill, shoulder - 0.05), shoulder - 0.02, _SIDE_LEVELS)
-    level = np.clip((z_side - body.clearance) / (shoulder - body.clearance), 0, 1)
-    y_side = half * np.interp(level, [0, 0.12, 0.45, 0.8, 1], [0.95, 0.985, 1, 0.99, 0.965])
-    inner = half - _SHOULDER_IN
-    if _in_bed(profile, s):
-        floor = shoulder - _BED_DEPTH
-        y_top = [inner, half - _BED_WALL, half - _BED_WALL, half - _BED_WALL, half / 2, 0.0]
-        z_top = [shoulder, shoulder, floor + _BED_DEPTH / 2, floor, floor, floor]
-    else:
-        rise = roof - shoulder
-        lean = np.tan(np.radians(body.tumble_deg)) * rise
-        edge = inner - lean
-        soft = min(0.06, 0.4 * rise)
-        y_top = [inner, inner - 0.5 * lean, edge + 0.004, edge - soft, edge / 2, 0.0]
-        z_top = [
-            shoulder,
-            shoulder + 0.5 * rise,
-            roof - soft,
-            roof,
-            roof + 0.8 * _ROOF_CROWN,
-            roof + _ROOF_CROWN,
-        ]
-    y = np.concatenate([y_side, y_top])
-    z = np.concatenate([z_side, z_top])
-    x = np.full(len(y) * 2 - 1, s - body.length / 2)
-    return np.stack([x, np.concatenate([-y, y[-2::-1]]), np.concatenate([z, z[-2::-1]])], axis=1)
+def _rings(profile: Profile, s_S: np.ndarray) -> np.ndarray:
+    """The cross-sections at each ``s``, from the left sill over the roof to the right sill: (S, R, 3)."""
+    shoulder, half = profile.at(profile.shoulder, s_S), profile.at(profile.half_width, s_S)
+    y_side, z_side = _side_section(profile, s_S, shoulder, half)
+    y_roof, z_roof = _greenhouse_section(profile, s_S, shoulder, half)
+    y_bed, z_bed = _bed_section(shoulder, half)
+    in_bed = _in_bed(profile, s_S)
+    y = np.concatenate([y_side, np.where(in_bed, y_bed, y_roof)]).T
+    z = np.concatenate([z_side, np.where(in_bed, z_bed, z_roof)]).T
+    y, z = np.hstack([-y, y[:, -2::-1]]), np.hstack([z, z[:, -2::-1]])
+    return np.stack([np.broadcast_to(s_S[:, None] - profile.body.length / 2, y.shape), y, z], axis=2)
+
+
+_Section = tuple[np.ndarray, np.ndarray]  # y and z of half a cross-section, (points, S) each
+
+
+def _side_section(profile: Profile, s_S: np.ndarray, shoulder: np.ndarray, half: np.ndarray) -> _Section:
+    clearance = profile.body.clearance
+    bottom = np.minimum(profile.at(profile.sill, s_S), shoulder - 0.05)
+    z = np.linspace(bottom, shoulder - 0.02, _SIDE_LEVELS)
+    level = np.clip((z - clearance) / (shoulder - clearance), 0, 1)
+    return half * np.interp(level, [0, 0.12, 0.45, 0.8, 1], [0.95, 0.985, 1, 0.99, 0.965]), z
+
+
+def _greenhouse_section(profile: Profile, s_S: np.ndarray, shoulder: np.ndarray, half: np.ndarray) -> _Section:
+    roof = profile.at(profile.roof, s_S)
+    rise = roof - shoulder
+    lean = np.tan(np.radians(profile.body.tumble_deg)) * rise
+    inner, soft = half - _SHOULDER_IN, np.minimum(0.06, 0.4 * rise)
+    edge = inner - lean
+    y = [inner, inner - 0.5 * lean, edge + 0.004, edge - soft, edge / 2, 0 * edge]
+    z = [shoulder, shoulder + 0.5 * rise, roof - soft, roof, roof + 0.8 * _ROOF_CROWN, roof + _ROOF_CROWN]
+    return np.stack(y), np.stack(z)
+
+
+def _bed_section(shoulder: np.ndarray, half: np.ndarray) -> _Section:
+    wall, floor = half - _BED_WALL, shoulder - _BED_DEPTH
+    y = [half - _SHOULDER_IN, wall, wall, wall, half / 2, 0 * half]
+    z = [shoulder, shoulder, floor + _BED_DEPTH / 2, floor, floor, floor]
+    return np.stack(y), np.stack(z)
 
 
 def _cap(ring_R3: np.ndarray) -> np.ndarray:

@@ -61,7 +61,7 @@ def finish(*, paint: np.ndarray, gloss: float, glass: float, rim: float, lamps: 
     """The materials of one car. ``paint`` linear RGB; ``gloss`` 0…1; ``glass``, ``rim``, ``lamps`` are brightnesses."""
     table = {  # albedo, mirror, highlight, sharpness
         Material.PAINT: (paint, 0.06 * gloss, 0.9 * gloss, 20 + 100 * gloss),
-        Material.GLASS: ((glass, glass * 1.05, glass * 1.1), 0.12, 0.9, 120),
+        Material.GLASS: ((glass, glass * 1.05, glass * 1.1), 0.07, 0.9, 120),
         Material.TRIM: ((0.03, 0.03, 0.032), 0.01, 0.08, 12),
         Material.CHROME: ((0.35, 0.35, 0.36), 0.45, 0.8, 60),
         Material.HEADLIGHT: ((lamps, lamps, lamps * 0.97), 0.25, 0.9, 80),
