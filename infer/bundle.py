@@ -75,28 +75,20 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
-            raise BundleError(
-                f"the manifest's classes are {list(self.classes)}; expected two or more different names"
-            )
+            raise BundleError(f"the manifest's classes are {list(self.classes)}; expected two or more different names")
         if not all(name and name.isprintable() for name in self.classes):
-            raise BundleError(
-                f"the manifest's classes are {list(self.classes)}; expected names that can be printed"
-            )
+            raise BundleError(f"the manifest's classes are {list(self.classes)}; expected names that can be printed")
         for artefact in self.artefacts:
             if not is_plain_relative(artefact.file):
                 raise BundleError(f"artefact file {artefact.file!r} is not a path inside the bundle")
 
-    def artefact(
-        self, *, format: str = "onnx", precision: str = "fp32", role: str = "classifier"
-    ) -> Artefact:
+    def artefact(self, *, format: str = "onnx", precision: str = "fp32", role: str = "classifier") -> Artefact:
         """The artefact of that format, precision and role; :class:`UsageError` listing what there is."""
         for candidate in self.artefacts:
             if (candidate.format, candidate.precision, candidate.role) == (format, precision, role):
                 return candidate
         have = ", ".join(f"{a.format}/{a.precision}/{a.role}" for a in self.artefacts) or "none"
-        raise UsageError(
-            f"the bundle has no {format}/{precision}/{role} artefact; it has: {have}. Export it first"
-        )
+        raise UsageError(f"the bundle has no {format}/{precision}/{role} artefact; it has: {have}. Export it first")
 
     def to_json(self) -> str:
         """The manifest as UTF-8 JSON text, keys in a fixed order, ending in a newline."""
@@ -124,9 +116,7 @@ class Manifest:
                 provenance=_typed(data["provenance"], dict),
             )
         except (KeyError, TypeError, UsageError) as error:
-            raise BundleError(
-                f"{where} has a missing or wrong field ({error}); re-export the bundle"
-            ) from error
+            raise BundleError(f"{where} has a missing or wrong field ({error}); re-export the bundle") from error
 
 
 def _artefact(entry: dict[str, Any]) -> Artefact:
@@ -176,9 +166,7 @@ class Bundle:
         """Where the artefact lies, its size and SHA-256 checked; raises :class:`BundleError`."""
         path = self.root / artefact.file
         if not os.path.isfile(path):
-            raise BundleError(
-                f"{path} is named in the manifest but missing; copy the whole bundle or re-export"
-            )
+            raise BundleError(f"{path} is named in the manifest but missing; copy the whole bundle or re-export")
         if path.stat().st_size != artefact.bytes or sha256_of(path) != artefact.sha256:
             raise BundleError(
                 f"{path} is not the file that was exported (SHA-256 differs from the manifest's); "

@@ -59,6 +59,4 @@ def unknown_name(kind: str, given: str, known: Iterable[str]) -> UsageError:
 
 def missing_extra(extra: str, module: str, purpose: str) -> UnavailableError:
     """An error for an optional dependency that is not installed, with the line that installs it."""
-    return UnavailableError(
-        f'{purpose} needs {module}, which is not installed; run: pip install "dann[{extra}]"'
-    )
+    return UnavailableError(f'{purpose} needs {module}, which is not installed; run: pip install "dann[{extra}]"')

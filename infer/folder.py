@@ -67,9 +67,7 @@ def classify_folder(
     errors: Counter[str] = Counter()
     with (
         WholeFile(out_path) as file,
-        Classifier.load(
-            bundle, device=device, batch_size=batch_size, workers=workers, threads=threads
-        ) as classifier,
+        Classifier.load(bundle, device=device, batch_size=batch_size, workers=workers, threads=threads) as classifier,
     ):
         start = time.perf_counter()
         file.write(rows.header())

@@ -108,6 +108,4 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"no such folder: {str(folder)!r}") from error
     except OSError as error:
-        raise DannError(
-            f"folder {str(folder)!r} cannot be listed: {error.strerror}; check its permissions"
-        ) from error
+        raise DannError(f"folder {str(folder)!r} cannot be listed: {error.strerror}; check its permissions") from error

@@ -32,9 +32,7 @@ class OrtEngine:
         try:
             outputs = self._session.run(self._output_names, {self._session.get_inputs()[0].name: images_NHWC})
         except Exception as error:  # its exceptions share no base class
-            raise DannError(
-                f"onnxruntime failed on a batch of {len(images_NHWC)}: {_first_line(error)}"
-            ) from error
+            raise DannError(f"onnxruntime failed on a batch of {len(images_NHWC)}: {_first_line(error)}") from error
         return dict(zip(self._output_names, (np.asarray(output) for output in outputs), strict=True))
 
     def close(self) -> None:
@@ -74,14 +72,10 @@ def _cpu_session(model: Path, options: onnxruntime.SessionOptions) -> onnxruntim
         ) from error
 
 
-def _cuda_session(
-    model: Path, options: onnxruntime.SessionOptions, device: str
-) -> onnxruntime.InferenceSession:
+def _cuda_session(model: Path, options: onnxruntime.SessionOptions, device: str) -> onnxruntime.InferenceSession:
     """A session on CUDA alone; :class:`UnavailableError` where it would run on anything else."""
     if _CUDA not in onnxruntime.get_available_providers():
-        raise UnavailableError(
-            f'{device} needs an onnxruntime with CUDA, this one has none: pip install "dann[gpu]"'
-        )
+        raise UnavailableError(f'{device} needs an onnxruntime with CUDA, this one has none: pip install "dann[gpu]"')
     cuda = {
         "device_id": device.removeprefix("cuda:"),
         "cudnn_conv_algo_search": "HEURISTIC",  # the default measures for seconds at each new shape

@@ -48,9 +48,7 @@ class PreprocessSpec:
 
     def __post_init__(self) -> None:
         if not all(isinstance(side, int) and side >= 1 for side in (self.height, self.width)):
-            raise UsageError(
-                f"image size is {self.height}x{self.width}; both sides must be whole pixels, at least 1"
-            )
+            raise UsageError(f"image size is {self.height}x{self.width}; both sides must be whole pixels, at least 1")
         for field, given, allowed in (
             ("resize mode", self.resize, get_args(Resize)),
             ("interpolation", self.interpolation, get_args(Interpolation)),
@@ -116,9 +114,7 @@ def fit(image_HWC: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
         image_HWC = _centre_crop(image_HWC, aspect=spec.width / spec.height)
     elif spec.resize == "letterbox":
         scale = min(spec.height / height, spec.width / width)
-        inner = _scale(
-            image_HWC, max(1, round(height * scale)), max(1, round(width * scale)), spec.interpolation
-        )
+        inner = _scale(image_HWC, max(1, round(height * scale)), max(1, round(width * scale)), spec.interpolation)
         return _pad(inner, spec.height, spec.width)
     return _scale(image_HWC, spec.height, spec.width, spec.interpolation)
 

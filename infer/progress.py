@@ -34,9 +34,7 @@ class Progress:
         elif not self.quiet and (time.monotonic() >= self._line_due or done == total):
             self._line_due = time.monotonic() + _SECONDS_BETWEEN_LINES
             seconds = time.monotonic() - self._began
-            print(
-                f"{self.title}: {done}/{total} {self._text} ({seconds:.0f} s)", file=self.stream, flush=True
-            )
+            print(f"{self.title}: {done}/{total} {self._text} ({seconds:.0f} s)", file=self.stream, flush=True)
 
     def message(self, text: str) -> None:
         """A line that stays, above the bar if there is one."""

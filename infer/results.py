@@ -33,13 +33,9 @@ class WholeFile:
 
     def __enter__(self) -> "WholeFile":
         if not os.path.isdir(self._target.parent):
-            raise UsageError(
-                f"the output folder {str(self._target.parent)!r} does not exist; create it first"
-            )
+            raise UsageError(f"the output folder {str(self._target.parent)!r} does not exist; create it first")
         if os.path.exists(self._target) and not os.path.isfile(self._target):
-            raise UsageError(
-                f"the output {str(self._target)!r} is a folder or a device; expected the name of a file"
-            )
+            raise UsageError(f"the output {str(self._target)!r} is a folder or a device; expected the name of a file")
         with self._failure_named():
             self._file = open(self._temporary, "xb")
         return self
@@ -68,8 +64,7 @@ class WholeFile:
             yield
         except OSError as error:
             raise DannError(
-                f"cannot write {str(self._target)!r}: {error.strerror or error}; "
-                "what was there before is unchanged"
+                f"cannot write {str(self._target)!r}: {error.strerror or error}; what was there before is unchanged"
             ) from error
 
 
@@ -91,9 +86,7 @@ class CsvRows:
 
     def header(self) -> str:
         """The first line."""
-        ranks = (
-            f"{column}_{rank}" for rank in range(2, self._top_k + 1) for column in ("label", "probability")
-        )
+        ranks = (f"{column}_{rank}" for rank in range(2, self._top_k + 1) for column in ("label", "probability"))
         probs = (f"p_{name}" for name in self._classes) if self._probs else ()
         return _row(["path", "label", "probability", "status", "error", *ranks, *probs])
 

@@ -38,7 +38,12 @@ def apply(images_NCHW: Tensor, config: AugmentConfig, parameters: dict[str, np.n
         return torch.from_numpy(values if values.dtype == bool else values.astype(np.float32)).to(images_NCHW.device)
 
     if "affine" in parameters:
-        grid = F.affine_grid(on_device("affine"), list(images_NCHW.shape), align_corners=False)
+        height, width = images_NCHW.shape[2:]
+        theta = on_device("affine")
+        theta[:, 0, 1] *= height / width  # [−1, 1] spans both sides, so a rotation must not shear what is not square
+        theta[:, 1, 0] *= width / height
+        with torch.autocast(images_NCHW.device.type, enabled=False):  # half-precision coordinates would move pixels
+            grid = F.affine_grid(theta, list(images_NCHW.shape), align_corners=False)
         images_NCHW = F.grid_sample(images_NCHW, grid, padding_mode="border", align_corners=False)
     if "contrast" in parameters:
         mean = images_NCHW.mean(dim=(1, 2, 3), keepdim=True)
@@ -57,7 +62,7 @@ def apply(images_NCHW: Tensor, config: AugmentConfig, parameters: dict[str, np.n
 
 
 def _affine(config: AugmentConfig, count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, 2, 3) matrices from output to input coordinates in [−1, 1]."""
+    """(count, 2, 3) matrices from output to input coordinates in [−1, 1], of a square image."""
     angle = np.deg2rad(rng.uniform(-config.rotate_deg, config.rotate_deg, count))
     zoom = 1 / rng.uniform(1 - config.scale, 1 + config.scale, count)
     mirror = np.where(config.flip & (rng.random(count) < 0.5), -1.0, 1.0)

@@ -57,11 +57,17 @@ def load_weights(network: nn.Module, file: Path) -> None:
     if not file.is_file():
         raise UsageError(f"weights {str(file)!r} is not a file; expected none, DEFAULT, a .safetensors or a state dict")
     try:
-        state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+        state = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
     except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
         raise DannError(f"weights {str(file)!r} cannot be read: {error}") from error
     except Exception as error:  # torch.load refuses pickled objects with pickle.UnpicklingError
         raise DannError(f"weights {str(file)!r} is not a plain state dict: {type(error).__name__}: {error}") from error
+    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
+        raise UsageError(f"weights {str(file)!r} hold something other than named tensors; save network.state_dict()")
     wanted = network.state_dict()
     missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
     wrong = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]

@@ -7,6 +7,7 @@ flat texture seen through the scene's own camera, so its perspective agrees with
 import cv2
 import numpy as np
 
+from dann.train.photo_effects import blur
 from dann.train.raster import Camera
 
 Rng = np.random.Generator
@@ -16,22 +17,26 @@ _TEXTURE_M = 24.0  # side of the ground that one texture covers
 
 
 def studio(rng: Rng, size: int) -> np.ndarray:
-    """A plain light backdrop with a soft vertical gradient."""
-    top, bottom = rng.uniform(0.84, 0.94), rng.uniform(0.88, 0.98)
-    column = np.linspace(top, bottom, size, dtype=np.float32)
-    return np.repeat(np.repeat(column[:, None, None], size, axis=1), 3, axis=2)
+    """A plain backdrop, grey to white and hardly tinted, with a soft vertical gradient."""
+    top, bottom = rng.uniform(0.40, 0.98, 2)
+    tint = rng.uniform(0.94, 1.02, 3)
+    column = np.linspace(top, bottom, size)[:, None, None] * tint
+    return np.ascontiguousarray(np.broadcast_to(np.clip(column, 0, 1), (size, size, 3)), np.float32)
 
 
-def street(rng: Rng, camera: Camera, size: int, contrast: float, daylight: np.ndarray) -> np.ndarray:
-    """Sky, ground and things between them. ``contrast`` 0 leaves flat grey; ``daylight`` (3,) tints everything."""
+def street(rng: Rng, camera: Camera, size: int, *, contrast: float, blur_px: float, daylight: np.ndarray) -> np.ndarray:
+    """Sky, ground and things between them. ``contrast`` 0 leaves flat grey, ``daylight`` (3,) tints everything.
+
+    What is far is blurred by ``blur_px``, the ground, which is nearer, by a third of it.
+    """
     above = _sky(rng, size)
     left, right = camera.horizon()
     rows = _line(left, right, size)
     for _ in range(rng.integers(3, 9)):
         thing = _THINGS[rng.integers(len(_THINGS))]
         thing(rng, above, float(rows.mean()))
-    above = cv2.GaussianBlur(above, (0, 0), size / 1000 * rng.uniform(2, 10))
-    below = _ground(rng, camera, size)
+    above = blur(above, blur_px)
+    below = blur(_ground(rng, camera, size), blur_px / 3)
     is_ground = np.clip(np.arange(size)[:, None] - rows[None] + 0.5, 0, 1)[:, :, None].astype(np.float32)
     picture = above * (1 - is_ground) + below * is_ground
     grey = picture.mean()
@@ -64,14 +69,12 @@ def occlude(rng: Rng, picture_HW3: np.ndarray, width: float) -> None:
 
 def _colour(rng: Rng, *, saturation: float, low: float, high: float) -> np.ndarray:
     """A random sRGB colour."""
-    hsv = np.float32([[[rng.uniform(0, 360), rng.uniform(0, saturation), rng.uniform(low, high)]]])
+    hsv = np.array([[[rng.uniform(0, 360), rng.uniform(0, saturation), rng.uniform(low, high)]]], np.float32)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
 
 
 def _fill(picture_HW3: np.ndarray, corners_N2: np.ndarray, colour: np.ndarray) -> None:
-    cv2.fillConvexPoly(
-        picture_HW3, np.round(corners_N2 * 16).astype(np.int32), colour.tolist(), cv2.LINE_AA, 4
-    )
+    cv2.fillConvexPoly(picture_HW3, np.round(corners_N2 * 16).astype(np.int32), colour.tolist(), cv2.LINE_AA, 4)
 
 
 def _line(left: np.ndarray, right: np.ndarray, size: int) -> np.ndarray:
@@ -94,9 +97,7 @@ def _sky(rng: Rng, size: int) -> np.ndarray:
     bottom = np.full(3, rng.uniform(0.7, 1.0))
     blend = np.linspace(0, 1, size)[:, None, None]
     clouds = 0.12 * _cloud(rng, size, (3, 6, 12))[:, :, None]
-    return np.ascontiguousarray(
-        np.broadcast_to(top + (bottom - top) * blend + clouds, (size, size, 3)), np.float32
-    )
+    return np.ascontiguousarray(np.broadcast_to(top + (bottom - top) * blend + clouds, (size, size, 3)), np.float32)
 
 
 def _ground(rng: Rng, camera: Camera, size: int) -> np.ndarray:
@@ -118,10 +119,10 @@ def _floor(rng: Rng) -> np.ndarray:
     n = _TEXTURE_PX
     grain = 0.05 * rng.standard_normal((n, n, 1)) + 0.10 * _cloud(rng, n, (4, 16, 48))[:, :, None]
     base = (
-        np.full(3, rng.uniform(0.25, 0.55)),
-        _colour(rng, saturation=0.25, low=0.4, high=0.8),
-        np.array([0.25, 0.38, 0.15]) * rng.uniform(0.7, 1.5),
-        np.array([0.50, 0.42, 0.32]) * rng.uniform(0.7, 1.3),
+        np.full(3, rng.uniform(0.35, 0.75)),
+        _colour(rng, saturation=0.25, low=0.5, high=0.9),
+        np.array([0.34, 0.46, 0.22]) * rng.uniform(0.8, 1.5),
+        np.array([0.58, 0.50, 0.40]) * rng.uniform(0.8, 1.4),
     )[kind]
     floor = (base + grain * rng.uniform(0.6, 1.8)).astype(np.float32)
     if kind == 1:
@@ -155,9 +156,7 @@ def _tree(rng: Rng, picture_HW3: np.ndarray, horizon: float) -> None:
     size = len(picture_HW3)
     x, height = rng.uniform(0, 1) * size, rng.uniform(0.15, 0.6) * size
     half = 0.03 * height
-    trunk = np.array(
-        [[x - half, horizon - height], [x + half, horizon - height], [x + half, size], [x - half, size]]
-    )
+    trunk = np.array([[x - half, horizon - height], [x + half, horizon - height], [x + half, size], [x - half, size]])
     _fill(picture_HW3, trunk, np.array([0.22, 0.16, 0.11]))
     _leaves(rng, picture_HW3, np.array([x, horizon - height]), spread=0.35 * height, leaf=0.08 * height)
 

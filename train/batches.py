@@ -50,13 +50,15 @@ class BatchStream:
         self.batch_size = batch_size
         self.augment = augment
         self._seed = (seed, stream)
-        self._orders: dict[int, np.ndarray] = {}
+        self._orders: dict[int, np.ndarray] = {}  # of the passes in the batch that was asked for last
 
     def indices(self, step: int) -> np.ndarray:
         """(batch_size,) positions of the images of ``step``."""
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         passes, offsets = np.divmod(positions, len(self.images))
-        return np.array([self._order(int(number))[offset] for number, offset in zip(passes, offsets, strict=True)])
+        orders = {number: self._order(number) for number in range(int(passes[0]), int(passes[-1]) + 1)}
+        self._orders = orders
+        return np.array([orders[int(number)][offset] for number, offset in zip(passes, offsets, strict=True)])
 
     def batch(self, step: int) -> Batch:
         """The batch of ``step``."""
@@ -70,12 +72,10 @@ class BatchStream:
         )
 
     def _order(self, number: int) -> np.ndarray:
-        if number not in self._orders:
-            while len(self._orders) > 1 and len(self.images) > self.batch_size:  # a batch straddles two passes at most
-                del self._orders[min(self._orders)]
-            rng = np.random.default_rng([*self._seed, _ORDER, number])
-            self._orders[number] = rng.permutation(len(self.images))
-        return self._orders[number]
+        """The permutation of the images in pass ``number``."""
+        if (known := self._orders.get(number)) is not None:
+            return known
+        return np.random.default_rng([*self._seed, _ORDER, number]).permutation(len(self.images))
 
 
 def prefetched(streams: list[BatchStream], steps: range, *, ahead: int = 3) -> Iterator[tuple[Batch, ...]]:

@@ -18,38 +18,38 @@ from dann.infer.errors import unknown_name
 
 Range = tuple[float, float]
 
-# Lower and upper end of each proportion. Metres; ``*_deg`` in degrees; ``wheelbase`` in car lengths; ``*_chance`` is a
-# probability. Read off the dimension sheets of current European, Japanese and American cars of each class.
+# Lower and upper end of each proportion. Metres; ``*_deg`` in degrees; ``wheelbase`` in car
+# lengths. Read off the dimension sheets of current European, Japanese and American cars of each class.
 _RANGES: dict[str, dict[str, Range]] = {
     "sedan": dict(
         length=(4.50, 5.00), width=(1.76, 1.90), height=(1.40, 1.48), wheelbase=(0.575, 0.605), front=(0.82, 0.95),
         clearance=(0.14, 0.18), wheel=(0.64, 0.71), nose=(0.64, 0.74), cowl=(0.93, 1.00), cowl_back=(0.42, 0.62),
         screen_deg=(27, 33), rear_deg=(24, 36), boot=(0.48, 0.78), deck=(0.98, 1.08), roof_drop=(0.02, 0.06),
-        tumble_deg=(17, 24), round=(0.05, 0.10), cladding=(0.0, 0.05),
+        tumble_deg=(17, 24), round=(0.05, 0.10), cladding=(0.0, 0.05), rails=(-0.06, 0.0),
     ),
     "hatchback": dict(
-        length=(3.70, 4.30), width=(1.66, 1.80), height=(1.44, 1.55), wheelbase=(0.605, 0.645), front=(0.74, 0.86),
+        length=(3.60, 4.15), width=(1.66, 1.80), height=(1.44, 1.55), wheelbase=(0.605, 0.645), front=(0.74, 0.86),
         clearance=(0.14, 0.18), wheel=(0.60, 0.68), nose=(0.66, 0.78), cowl=(0.96, 1.03), cowl_back=(0.22, 0.44),
-        screen_deg=(28, 36), rear_deg=(54, 72), boot=(0.02, 0.08), deck=(0.92, 1.04), roof_drop=(0.03, 0.10),
-        tumble_deg=(14, 21), round=(0.05, 0.11), cladding=(0.0, 0.06),
+        screen_deg=(28, 36), rear_deg=(48, 66), boot=(0.02, 0.10), deck=(0.92, 1.04), roof_drop=(0.03, 0.10),
+        tumble_deg=(14, 21), round=(0.05, 0.11), cladding=(0.0, 0.06), rails=(-0.30, 0.05),
     ),
     "suv": dict(
-        length=(4.25, 4.85), width=(1.84, 1.98), height=(1.68, 1.90), wheelbase=(0.585, 0.615), front=(0.80, 0.92),
-        clearance=(0.24, 0.31), wheel=(0.75, 0.84), nose=(0.97, 1.09), cowl=(1.14, 1.24), cowl_back=(0.42, 0.60),
+        length=(4.25, 4.85), width=(1.84, 1.98), height=(1.70, 1.92), wheelbase=(0.585, 0.615), front=(0.80, 0.92),
+        clearance=(0.24, 0.31), wheel=(0.75, 0.84), nose=(1.00, 1.10), cowl=(1.15, 1.25), cowl_back=(0.42, 0.60),
         screen_deg=(34, 48), rear_deg=(56, 80), boot=(0.01, 0.08), deck=(1.12, 1.24), roof_drop=(0.02, 0.10),
-        tumble_deg=(10, 18), round=(0.03, 0.09), cladding=(0.06, 0.22),
+        tumble_deg=(10, 18), round=(0.03, 0.09), cladding=(0.06, 0.22), rails=(-0.03, 0.08),
     ),
     "pickup": dict(
         length=(5.15, 5.80), width=(1.86, 2.02), height=(1.76, 1.90), wheelbase=(0.590, 0.625), front=(0.86, 0.98),
         clearance=(0.26, 0.34), wheel=(0.76, 0.86), nose=(0.96, 1.08), cowl=(1.14, 1.22), cowl_back=(0.44, 0.62),
         screen_deg=(36, 48), rear_deg=(78, 88), boot=(1.50, 2.15), deck=(1.08, 1.22), roof_drop=(0.00, 0.03),
-        tumble_deg=(10, 16), round=(0.03, 0.07), cladding=(0.0, 0.14),
+        tumble_deg=(10, 16), round=(0.03, 0.07), cladding=(0.0, 0.14), rails=(-0.06, 0.0),
     ),
     "van": dict(
         length=(4.60, 5.50), width=(1.86, 2.04), height=(1.88, 2.40), wheelbase=(0.590, 0.640), front=(0.82, 0.98),
         clearance=(0.16, 0.22), wheel=(0.66, 0.73), nose=(0.86, 1.02), cowl=(1.14, 1.28), cowl_back=(-0.12, 0.14),
         screen_deg=(36, 50), rear_deg=(80, 88), boot=(0.01, 0.03), deck=(1.14, 1.26), roof_drop=(0.00, 0.06),
-        tumble_deg=(4, 9), round=(0.04, 0.10), cladding=(0.0, 0.14),
+        tumble_deg=(4, 9), round=(0.04, 0.10), cladding=(0.0, 0.14), rails=(-0.30, 0.05),
     ),
 }  # fmt: skip
 
@@ -94,6 +94,8 @@ class Body:
     """Radius that softens the corners of the side view."""
     cladding: float
     """Height of unpainted plastic above the sill."""
+    rails: float
+    """Height of the roof rails; a car has none where this is not positive."""
 
     @property
     def axles(self) -> tuple[float, float]:
@@ -145,7 +147,7 @@ class Profile:
 
     def at(self, curve: np.ndarray, s: np.ndarray | float) -> np.ndarray:
         """``curve`` at ``s``."""
-        return np.interp(s, self.s, curve)
+        return np.asarray(np.interp(s, self.s, curve))
 
 
 def side_view(body: Body) -> Profile:
@@ -259,8 +261,9 @@ _SIDE_LEVELS = 6  # ring points from sill to shoulder
 _ROOF_CROWN = 0.035  # the roof's middle above its edge
 _WHEEL_WIDTH = 0.22
 _WHEEL_SIDES = 24
-_BED_WALL = 0.07
+_BED_WALL = 0.06
 _BED_DEPTH = 0.48
+_MIRROR_BACK = 0.38  # behind the windscreen's base
 
 
 def build_mesh(profile: Profile) -> Mesh:
@@ -287,7 +290,7 @@ def _stations(profile: Profile) -> np.ndarray:
     body = profile.body
     arch = (body.wheel / 2 + _FENDER) * np.cos(np.linspace(0, np.pi, 13))
     corners = [s + step for s in profile.cabin for step in (-0.06, 0.0, 0.06)]
-    bed = [profile.cabin[3] + 0.04, profile.cabin[3] + 0.05, body.length - 0.07, body.length - 0.06]
+    bed = [s + step for s in _bed(profile) for step in (-0.005, 0.005)]  # its walls are upright
     s = np.concatenate(
         [
             np.linspace(0, body.length, 40),
@@ -301,10 +304,15 @@ def _stations(profile: Profile) -> np.ndarray:
     return s[np.concatenate([[True], np.diff(s) > 0.004])]
 
 
+def _bed(profile: Profile) -> tuple[float, float]:
+    """``s`` between which an open bed lies: from the cabin's rear wall to the tailgate."""
+    return profile.cabin[3] + _BED_WALL, profile.body.length - _BED_WALL
+
+
 def _in_bed(profile: Profile, s: np.ndarray) -> np.ndarray:
     """Whether the cross-section at each ``s`` is that of an open bed."""
-    inside = (s > profile.cabin[3] + 0.045) & (s < profile.body.length - 0.065)
-    return inside if profile.body.has_bed else np.zeros_like(inside)
+    start, end = _bed(profile)
+    return profile.body.has_bed & (s > start) & (s < end)
 
 
 def _rings(profile: Profile, s_S: np.ndarray) -> np.ndarray:
@@ -337,7 +345,7 @@ def _greenhouse_section(profile: Profile, s_S: np.ndarray, shoulder: np.ndarray,
     lean = np.tan(np.radians(profile.body.tumble_deg)) * rise
     inner, soft = half - _SHOULDER_IN, np.minimum(0.06, 0.4 * rise)
     edge = inner - lean
-    y = [inner, inner - 0.5 * lean, edge + 0.004, edge - soft, edge / 2, 0 * edge]
+    y = [inner, inner - 0.5 * lean, edge, edge - soft, edge / 2, 0 * edge]
     z = [shoulder, shoulder + 0.5 * rise, roof - soft, roof, roof + 0.8 * _ROOF_CROWN, roof + _ROOF_CROWN]
     return np.stack(y), np.stack(z)
 
@@ -435,8 +443,8 @@ def _wheels(body: Body) -> list[_Part]:
 
 
 def _mirrors(profile: Profile) -> list[_Part]:
-    x = profile.cabin[0] + 0.38 - profile.body.length / 2
-    z = float(profile.at(profile.shoulder, profile.cabin[0] + 0.38)) + 0.03
+    x = profile.cabin[0] + _MIRROR_BACK - profile.body.length / 2
+    z = float(profile.at(profile.shoulder, profile.cabin[0] + _MIRROR_BACK)) + 0.03
     y = profile.body.width / 2 - 0.02
     size = 0.22 if profile.body.body_class in ("pickup", "van") else 0.15
     boxes = [
@@ -448,7 +456,7 @@ def _mirrors(profile: Profile) -> list[_Part]:
 
 def _roof_rails(profile: Profile) -> list[_Part]:
     body = profile.body
-    if body.body_class != "suv":
+    if body.rails <= 0:
         return []
     front, rear = profile.cabin[1] + 0.15, profile.cabin[2] - 0.1
     z = float(min(profile.at(profile.roof, front), profile.at(profile.roof, rear)))
@@ -456,8 +464,7 @@ def _roof_rails(profile: Profile) -> list[_Part]:
     y = body.width / 2 - _SHOULDER_IN - lean - 0.06
     x = np.array([front, rear]) - body.length / 2
     return [
-        _solid(_box((x[0], side - 0.02, z), (x[1], side + 0.02, z + 0.07)), Surface.FITTING)
-        for side in (-y, y)
+        _solid(_box((x[0], side - 0.02, z), (x[1], side + 0.02, z + body.rails)), Surface.FITTING) for side in (-y, y)
     ]
 
 
@@ -477,7 +484,5 @@ def _smooth_normals(vertices_V3: np.ndarray, triangles_T3: np.ndarray) -> np.nda
     faces = _face_normals(vertices_V3, triangles_T3)
     corner = triangles_T3.reshape(-1)
     spread = np.repeat(faces, 3, axis=0)
-    summed = np.stack(
-        [np.bincount(corner, spread[:, k], minlength=len(vertices_V3)) for k in range(3)], axis=1
-    )
+    summed = np.stack([np.bincount(corner, spread[:, k], minlength=len(vertices_V3)) for k in range(3)], axis=1)
     return summed / (np.linalg.norm(summed, axis=1, keepdims=True) + 1e-12)

@@ -136,9 +136,7 @@ def _side(profile: Profile, trim: Trim) -> np.ndarray:
     decal, s, z = _canvas(body.length, body.height + 0.1)
     shoulder, roof = profile.at(profile.shoulder, s[0]), profile.at(profile.roof, s[0])
     lean = np.tan(np.radians(body.rear_deg))
-    glass_end = (
-        base_rear - trim.pillar / np.sin(np.radians(body.rear_deg)) - np.clip(z - body.deck, 0, None) / lean
-    )
+    glass_end = base_rear - trim.pillar / np.sin(np.radians(body.rear_deg)) - np.clip(z - body.deck, 0, None) / lean
     door = base_front + 0.22
     doors_end = min(base_rear - 0.15, body.axles[1] - 0.05) if not trim.two_doors else base_rear - 0.35
     split = door + (1.15 if trim.two_doors or trim.panel_van else 0.52 * (doors_end - door))

@@ -39,7 +39,8 @@ RECIPE = "cars.json"
 TABLE = "cars.csv"
 
 _SUPERSAMPLING = 2
-_JPEG_QUALITY = 95  # of the file; the simulated camera's own compression is already in the pixels
+# The simulated camera's own compression is already in the pixels; the file adds next to nothing.
+_ENCODING = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95], ".png": []}
 _BATCH = 16  # images per task of a worker process
 
 _README = """\
@@ -137,9 +138,7 @@ def _light(rng: np.random.Generator, style: PhotoStyle, azimuth: float) -> Light
     key_strength, ambient = rng.uniform(*style.key), rng.uniform(*style.ambient)
     warmth = rng.uniform(*style.warmth)
     sun = np.array([1 + 0.25 * warmth, 1.0, 1 - 0.35 * warmth])
-    shade_side = np.array(
-        [1 - 0.12 * warmth, 1.0, 1 + 0.15 * warmth]
-    )  # the sky is bluer where the sun is warmer
+    shade_side = np.array([1 - 0.12 * warmth, 1.0, 1 + 0.15 * warmth])  # the sky is bluer where the sun is warmer
     return Light(
         key_direction=_direction(azimuth + swing, rng.uniform(*style.key_elevation_deg)),
         key=key_strength * sun,
@@ -155,17 +154,15 @@ def _light(rng: np.random.Generator, style: PhotoStyle, azimuth: float) -> Light
 def _direction(azimuth_deg: float, elevation_deg: float) -> np.ndarray:
     """Unit vector; azimuth as the camera's: 0 is before the nose."""
     azimuth, elevation = np.radians([azimuth_deg, elevation_deg])
-    return np.array(
-        [-np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
-    )
+    return np.array([-np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
 
 
-def _backdrop(
-    rng: np.random.Generator, camera: Camera, size: int, style: PhotoStyle, light: Light
-) -> np.ndarray:
+def _backdrop(rng: np.random.Generator, camera: Camera, size: int, style: PhotoStyle, light: Light) -> np.ndarray:
     if style.clutter == 0:
         return backdrops.studio(rng, size)
-    return backdrops.street(rng, camera, size, style.clutter, light.sky + light.key)
+    blur_px = size / 1000 * rng.uniform(*style.bokeh)
+    daylight = light.sky + light.key
+    return backdrops.street(rng, camera, size, contrast=style.clutter, blur_px=blur_px, daylight=daylight)
 
 
 def _cast_shadows(
@@ -249,8 +246,8 @@ def _paint(rng: np.random.Generator, style: PhotoStyle) -> np.ndarray:
 
 
 def _box(covered_P: np.ndarray, size: int) -> tuple[float, float, float, float]:
-    x, y = covered_P % size, covered_P // size
-    return tuple(float(v) / size for v in (x.min(), y.min(), x.max() + 1, y.max() + 1))
+    x, y = covered_P % size / size, covered_P // size / size
+    return float(x.min()), float(y.min()), float(x.max()) + 1 / size, float(y.max()) + 1 / size
 
 
 # ---- the whole set ----
@@ -350,9 +347,7 @@ def _is_already_there(out: Path, recipe: Recipe) -> bool:
         )
     missing = [job.path for job in _jobs(recipe) if not (out / job.path).is_file()]
     if missing:
-        raise UsageError(
-            f"{str(out)!r} has lost {len(missing)} images, {missing[0]} first; delete it and run again"
-        )
+        raise UsageError(f"{str(out)!r} has lost {len(missing)} images, {missing[0]} first; delete it and run again")
     return True
 
 
@@ -367,9 +362,7 @@ def _jobs(recipe: Recipe) -> list[_Job]:
     return jobs
 
 
-def _render_all(
-    root: Path, recipe: Recipe, workers: int, on_progress: Callable[[int, int], None] | None
-) -> None:
+def _render_all(root: Path, recipe: Recipe, workers: int, on_progress: Callable[[int, int], None] | None) -> None:
     jobs = _jobs(recipe)
     for folder in {(root / job.path).parent for job in jobs}:
         folder.mkdir(parents=True)
@@ -432,5 +425,5 @@ def _render_job(root: Path, job: _Job, size_px: int) -> list[object]:
 
 
 def _save(path: Path, image_HW3: np.ndarray) -> None:
-    encoded = cv2.imencode(path.suffix, image_HW3[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])[1]
+    encoded = cv2.imencode(path.suffix, image_HW3[:, :, ::-1], _ENCODING[path.suffix])[1]
     path.write_bytes(encoded.tobytes())

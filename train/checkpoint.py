@@ -4,6 +4,7 @@ Tensors are named ``network.*``, ``optimiser.<parameter>.<entry>`` and ``rng.*``
 settings, loss scale, classes) sits in the file's own header, so one atomic rename replaces all of it together.
 """
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -50,7 +51,8 @@ def save(
         save_file(contiguous, part, metadata={"format": FORMAT, "dann": json.dumps(about)})
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         kept = " (the previous one is kept)" if path.exists() else ""
         raise DannError(f"the checkpoint {path} could not be written: {error}{kept}") from error
 

@@ -4,6 +4,7 @@ A preset (``presets/NAME.toml``) gives the values, ``--config FILE.toml`` overri
 """
 
 import dataclasses
+import json
 import tomllib
 import types
 import typing
@@ -60,7 +61,7 @@ class DataConfig:
 class ModelConfig:
     """Feature extractor, label classifier, domain classifier."""
 
-    backbone: str = "conv4"
+    backbone: str = "conv6"
     """One of dann's own networks, or the name of any torchvision classification model."""
     weights: str = "none"
     """``none``: from scratch; ``DEFAULT``: torchvision's pretrained weights; else a safetensors or state-dict file."""
@@ -80,6 +81,9 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _between("model.dropout", self.dropout, 0.0, 0.95)
         _between("model.width", self.width, 0.05, 16.0)
+        for name in ("label_hidden", "domain_hidden"):
+            for units in getattr(self, name):
+                _between(f"model.{name}", units, 1, 65_536)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +106,8 @@ class OptimiserConfig:
         _between("optimiser.lr", self.lr, 1e-9, 100.0)
         _between("optimiser.momentum", self.momentum, 0.0, 0.9999)
         _between("optimiser.weight_decay", self.weight_decay, 0.0, 1.0)
+        if self.clip_norm is not None:
+            _between("optimiser.clip_norm", self.clip_norm, 1e-9, 1e9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +181,7 @@ class TrainConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
+        _between("seed", self.seed, 0, 2**63 - 1)
         _between("epochs", self.epochs, 1, 100_000)
         _between("batch_size", self.batch_size, 2, 65_536)
         _between("eval_every", self.eval_every, 0, 100_000)
@@ -201,11 +208,9 @@ def resolve(
     if file is not None:
         _merge(values, _read_toml(file))
     for dotted, value in (overrides or {}).items():
-        *tables, key = dotted.split(".")
-        table = values
-        for name in tables:
-            table = table.setdefault(name, {})
-        table[key] = value
+        for name in reversed(dotted.split(".")):
+            value = {name: value}
+        _merge(values, value)
     return TrainConfig.from_dict(values)
 
 
@@ -241,8 +246,7 @@ def _toml_line(key: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"{key} = {str(value).lower()}"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'{key} = "{escaped}"'
+        return f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007f")  # what JSON leaves bare
     return f"{key} = {list(value) if isinstance(value, tuple) else value!r}"
 
 

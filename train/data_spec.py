@@ -152,10 +152,11 @@ def _csv_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or ())
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"'{path}' cannot be read as a UTF-8 CSV: {error}") from error
-    return list(reader.fieldnames or ()), rows
+    return columns, rows
 
 
 def _find_npz(path: Path) -> Found:

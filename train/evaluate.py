@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dann.infer.errors import DannError
 from dann.train.data import ImageSet, LabelledSet
 from dann.train.model import DomainAdversarialNetwork
 
@@ -36,7 +37,9 @@ class Scores:
 
 
 def scores(logits_NK: np.ndarray, labels_N: np.ndarray, classes: tuple[str, ...]) -> Scores:
-    """The scores of ``logits_NK`` (float) against ``labels_N`` (ints below K)."""
+    """The scores of ``logits_NK`` (float) against ``labels_N`` (ints below K); :class:`DannError` unless finite."""
+    if not np.isfinite(logits_NK).all():
+        raise DannError("the network's logits are not finite: it has diverged; train it with a smaller --lr")
     predicted = logits_NK.argmax(axis=1)
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (labels_N, predicted), 1)

@@ -1,8 +1,7 @@
 """Downloads of the public data sets into a data root, where :mod:`dann.train.named_sets` reads them.
 
-What arrives goes to ``<file>.part`` and gets its name only once its checksum is right, so a file that is
-there is whole. A download that broke off goes on from the ``.part``: at once,
-a few times, and at the next run.
+What arrives goes to ``<file>.part`` and gets its name only once its checksum is right, so a file that is there is
+whole. A download that broke off goes on from the ``.part``: at once, a few times, and at the next run.
 """
 
 import gzip
@@ -226,7 +225,7 @@ def _unpack_photos(path: Path) -> list[Path]:
     nothing in the archive decides where something is written.
     """
     photos: dict[str, bytes] = {}
-    with tarfile.open(path) as tar:
+    with tarfile.open(path, "r:gz") as tar:
         for member in tar:
             place = _PHOTO.fullmatch(member.name)
             content = tar.extractfile(member) if place and member.isfile() else None

@@ -70,7 +70,7 @@ class ImageSet:
 
     def subset(self, indices: np.ndarray) -> "ImageSet":
         """The images at ``indices``, in that order; shares the pixels."""
-        return ImageSet(self._store, self._indices[indices])
+        return ImageSet(self._store, self._indices[indices], self.skipped)
 
 
 def images_from_arrays(images: np.ndarray, names: Sequence[str], preprocess: PreprocessSpec) -> ImageSet:
@@ -136,7 +136,11 @@ class _FileStore:
         digest = hashlib.sha256(repr(self._preprocess).encode())
         for path in (self._paths[i] for i in indices.tolist()):
             name = path.relative_to(self._root) if path.is_relative_to(self._root) else path
-            digest.update(os.fsencode(f"{name.as_posix()}\0{path.stat().st_size}\n"))
+            try:
+                size = path.stat().st_size
+            except OSError as error:
+                raise DannError(f"'{path}' was there when the set was opened, and is not: {error.strerror}") from error
+            digest.update(os.fsencode(f"{name.as_posix()}\0{size}\n"))
         return digest.hexdigest()
 
     def _decode(self, index: int) -> np.ndarray:

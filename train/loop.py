@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from dann.train.signals import StopSignal
 
 _LABELLED_STREAM, _UNLABELLED_STREAM = 0, 1
 _LOG_EVERY_STEPS = 50
+_DIVERGED = "Try a smaller --lr, --set optimiser.clip_norm=1, or --amp bf16 instead of fp16"
 
 OnStep = Callable[[int, int, dict[str, Any]], None]
 """Called with the number of finished steps, the total, and the newest numbers (empty between two logged steps)."""
@@ -65,11 +66,12 @@ def fit(
     Raises :class:`UsageError` for data that is missing or does not match, :class:`DannError` for a non-finite loss,
     :class:`Interrupted` after SIGINT or SIGTERM, the state being saved then.
     """
-    device = find_device(config)
+    device = _training_device(config)
     domains = open_domains(config)
+    network = build_network(config, len(domains.classes))  # before the folder: a refused backbone leaves no run
     run = create_run(runs, name, default_name)
     run.write_config(config, _about(domains))
-    return _Training(config, domains, run, device).go(on_step, on_message)
+    return _Training(config, domains, network, run, device).go(on_step, on_message)
 
 
 def resume(
@@ -80,20 +82,21 @@ def resume(
 ) -> TrainResult:
     """Continue an interrupted run to its end, as if it had never stopped."""
     config, about = run.read_config()
-    device = find_device(config)
+    device = _training_device(config)
     domains = open_domains(config)
     if _about(domains) != about_data(about):
         raise DannError(
             f"the data of {run.root} changed since the run began (classes, numbers of images or content differ); "
             "restore it, or train anew"
         )
-    training = _Training(config, domains, run, device)
+    network = build_network(_from_scratch(config), len(domains.classes))
+    training = _Training(config, domains, network, run, device)
     training.restore()
     return training.go(on_step, on_message)
 
 
 def find_device(config: TrainConfig, wanted: str | None = None) -> torch.device:
-    """The device ``wanted``, else that of ``config``; :class:`UnavailableError` if it or its precision is unusable."""
+    """The device ``wanted``, else that of ``config``; :class:`UnavailableError` if it is unusable."""
     wanted = wanted or config.device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
@@ -108,6 +111,11 @@ def find_device(config: TrainConfig, wanted: str | None = None) -> torch.device:
         raise UnavailableError(
             f"device {wanted!r} was asked for, and {count} usable CUDA devices are here; use cpu or auto"
         )
+    return device
+
+
+def _training_device(config: TrainConfig) -> torch.device:
+    device = find_device(config)
     if config.amp == "fp16" and device.type != "cuda":
         raise UnavailableError("--amp fp16 needs CUDA; on the CPU use --amp bf16 or off")
     return device
@@ -125,18 +133,29 @@ def load_trained(run: RunDir) -> tuple[TrainConfig, tuple[str, ...], DomainAdver
     config, _ = run.read_config()
     about, tensors = checkpoint.read(run.last)
     classes = tuple(about["classes"])
-    scratch = TrainConfig.from_dict({**config.to_dict(), "model": {**config.to_dict()["model"], "weights": "none"}})
-    network = build_network(scratch, len(classes))
+    network = build_network(_from_scratch(config), len(classes))
     checkpoint.load_network(network, tensors, run.last)
     return config, classes, network.eval()
+
+
+def _from_scratch(config: TrainConfig) -> TrainConfig:
+    """``config`` without pretrained weights, for a network whose weights a checkpoint brings."""
+    return replace(config, model=replace(config.model, weights="none"))
 
 
 class _Training:
     """A run in progress: what changes from step to step, and what it reads."""
 
-    def __init__(self, config: TrainConfig, domains: Domains, run: RunDir, device: torch.device):
+    def __init__(
+        self,
+        config: TrainConfig,
+        domains: Domains,
+        network: DomainAdversarialNetwork,
+        run: RunDir,
+        device: torch.device,
+    ):
         self.config, self.domains, self.run, self.device = config, domains, run, device
-        self.network = build_network(config, len(domains.classes)).to(device)
+        self.network = network.to(device)
         self.optimiser = _optimiser(config.optimiser, self.network)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.step = 0
@@ -269,6 +288,9 @@ class _Training:
         )
 
     def _save(self) -> None:
+        for name, value in self.network.state_dict().items():
+            if not value.isfinite().all():  # a finite loss can have had an infinite gradient
+                raise DannError(f"{name} is not finite after step {self.step}. {self._kept()}. {_DIVERGED}")
         checkpoint.save(
             self.run.last,
             self.network,
@@ -290,9 +312,12 @@ class _Training:
         write_json(file, {"step": self.step, "losses": {k: repr(v) for k, v in values.items()}, "batches": names})
         return DannError(
             f"the loss is not finite at step {self.step} ({', '.join(f'{k} {v:g}' for k, v in values.items())}); "
-            f"its batch begins with {names[0][0]!r} and is listed in {file}. The weights of the step before are kept. "
-            "Try a smaller --lr, --clip-norm 1, or --amp bf16 instead of fp16"
+            f"its batch begins with {names[0][0]!r} and is listed in {file}. {self._kept()}. {_DIVERGED}"
         )
+
+    def _kept(self) -> str:
+        last = self.run.last
+        return f"The checkpoint {last} is kept" if last.is_file() else "There is no checkpoint yet"
 
 
 class _Window:

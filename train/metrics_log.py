@@ -14,7 +14,7 @@ class MetricsLog:
         if jsonl.exists():
             _drop_after(jsonl, step)
         self._jsonl = open(jsonl, "a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(tensorboard), purge_step=step or None)
+        self._tensorboard = SummaryWriter(str(tensorboard), purge_step=step + 1 if step else None)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """One line, and one point on each TensorBoard curve ``kind/name``; ``None`` values have no point."""

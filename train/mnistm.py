@@ -10,6 +10,7 @@ of their names, random numbers come from one seeded generator per split, and arr
 compression, as deflate differs between zlib versions and photos hardly compress.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,7 +135,8 @@ def _write(path: Path, x: np.ndarray, labels: np.ndarray) -> Path:
             np.savez(file, x=x, y=labels.astype(np.uint8))
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise DannError(
             f"cannot write '{path}': {error.strerror or error}; choose another folder with --out"
         ) from error

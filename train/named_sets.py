@@ -123,9 +123,12 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Every array of an ``.npz``; objects (pickle) are refused. Raises :class:`DannError`."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file:  # opened here, as np.load leaves a damaged file open
+            stored = np.load(file, allow_pickle=False)
+            if isinstance(stored, np.ndarray):
+                raise ValueError("it is a single array")
             return {key: stored[key] for key in stored.files}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DannError(f"'{path}' cannot be read as an .npz of plain arrays ({error})") from error
 
 

@@ -49,6 +49,8 @@ class PhotoStyle:
 
     clutter: float
     """Contrast of the surroundings, 0 is an empty studio."""
+    bokeh: Range
+    """Radius of the blur of what stands behind the car, in thousandths of the image's side."""
     skyline: Range
     """Height of what the paint mirrors, as the sine of its elevation."""
     occluder_chance: float
@@ -78,24 +80,24 @@ STUDIO = PhotoStyle(
     elevation_deg=(4, 32), dead_ahead_deg=18, distance=(2.6, 5.0), roll_deg=(0, 0), fill=(0.82, 0.92), shift=0.2,
     saturation=(0.0, 0.95), value=(0.12, 0.95), gloss=(0.3, 0.6),
     key_elevation_deg=(45, 70), key=(0.55, 0.75), ambient=(0.55, 0.7), warmth=(0, 0), shadow=(0.35, 0.55),
-    clutter=0.0, skyline=(0, 0), occluder_chance=0.0, occluder=(0, 0),
+    clutter=0.0, bokeh=(0, 0), skyline=(0, 0), occluder_chance=0.0, occluder=(0, 0),
     defocus=(0, 0), motion=(0, 0), exposure=(0, 0), cast=0.0, contrast=(1, 1), vignette=(0, 0), noise=(0, 0), jpeg=None,
 )  # fmt: skip
 
 SIMULATED_PHOTO = PhotoStyle(
-    elevation_deg=(1, 24), dead_ahead_deg=18, distance=(1.5, 3.6), roll_deg=(-4, 4), fill=(0.68, 0.94), shift=0.8,
-    saturation=(0.0, 0.9), value=(0.04, 0.9), gloss=(0.2, 1.0),
-    key_elevation_deg=(18, 75), key=(0.15, 1.1), ambient=(0.2, 0.6), warmth=(-0.7, 1.0), shadow=(0.3, 0.8),
-    clutter=1.0, skyline=(0.02, 0.4), occluder_chance=0.35, occluder=(0.02, 0.07),
-    defocus=(0, 6), motion=(0, 14), exposure=(-0.7, 0.6), cast=0.14, contrast=(0.8, 1.3), vignette=(0, 0.45),
-    noise=(0.005, 0.05), jpeg=(25, 85),
+    elevation_deg=(2, 28), dead_ahead_deg=18, distance=(2.0, 4.2), roll_deg=(-2.5, 2.5), fill=(0.80, 0.96), shift=0.6,
+    saturation=(0.0, 0.9), value=(0.08, 0.92), gloss=(0.3, 1.0),
+    key_elevation_deg=(22, 75), key=(0.3, 1.0), ambient=(0.3, 0.65), warmth=(-0.5, 0.8), shadow=(0.3, 0.7),
+    clutter=0.5, bokeh=(6, 24), skyline=(0.02, 0.3), occluder_chance=0.2, occluder=(0.02, 0.06),
+    defocus=(0, 4), motion=(0, 9), exposure=(-0.4, 0.4), cast=0.10, contrast=(0.85, 1.2), vignette=(0, 0.35),
+    noise=(0.004, 0.03), jpeg=(40, 90),
 )  # fmt: skip
 
 
 def expose(rng: np.random.Generator, picture_HW3: np.ndarray, style: PhotoStyle) -> np.ndarray:
     """What the lens does to a finished scene: defocus and motion blur. float32 RGB in 0…1, any size."""
     side = len(picture_HW3) / 1000
-    picture_HW3 = _blur(picture_HW3, side * rng.uniform(*style.defocus))
+    picture_HW3 = blur(picture_HW3, side * rng.uniform(*style.defocus))
     length = side * rng.uniform(*style.motion)
     angle = rng.uniform(0, np.pi)
     return _smear(picture_HW3, length, angle)
@@ -111,7 +113,8 @@ def develop(rng: np.random.Generator, picture_HW3: np.ndarray, style: PhotoStyle
     return _compress(rng, np.round(np.clip(picture, 0, 1) * 255).astype(np.uint8), style)
 
 
-def _blur(picture_HW3: np.ndarray, sigma_px: float) -> np.ndarray:
+def blur(picture_HW3: np.ndarray, sigma_px: float) -> np.ndarray:
+    """Gaussian blur; below 0.3 pixels nothing would be seen of it, and nothing is done."""
     return cv2.GaussianBlur(picture_HW3, (0, 0), sigma_px) if sigma_px > 0.3 else picture_HW3
 
 

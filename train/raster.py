@@ -46,18 +46,14 @@ def look_at(
     """A camera ``distance`` metres from the middle of ``points_V3``; azimuth 0 looks at the nose, 90 at a side."""
     azimuth, elevation, roll = np.radians([azimuth_deg, elevation_deg, roll_deg])
     middle = (points_V3.min(axis=0) + points_V3.max(axis=0)) / 2
-    away = np.array(
-        [-np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
-    )
+    away = np.array([-np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
     right = np.array([-np.sin(azimuth), -np.cos(azimuth), 0.0])
     down = np.cross(-away, right)
     right, down = np.cos(roll) * right + np.sin(roll) * down, np.cos(roll) * down - np.sin(roll) * right
     return Camera(middle + distance * away, np.stack([right, down, -away]), 1.0, np.zeros(2))
 
 
-def frame(
-    camera: Camera, points_V3: np.ndarray, *, size_px: int, fill: float, shift: tuple[float, float]
-) -> Camera:
+def frame(camera: Camera, points_V3: np.ndarray, *, size_px: int, fill: float, shift: tuple[float, float]) -> Camera:
     """``camera`` zoomed and shifted so that the points' larger side takes ``fill`` of a square image.
 
     ``shift`` (−1…1 each) moves the points from the middle to the edge of the image in x and y.
@@ -83,8 +79,9 @@ class Fragments:
 
     def interpolate(self, values_VC: np.ndarray, triangles_T3: np.ndarray) -> np.ndarray:
         """The vertices' values at the pixels: (P, C)."""
-        corners = triangles_T3[self.triangle_P]
-        return sum(self.weights_P3[:, k, None] * values_VC[corners[:, k]] for k in range(3))
+        a, b, c = triangles_T3[self.triangle_P].T
+        wa, wb, wc = self.weights_P3.T[:, :, None]
+        return wa * values_VC[a] + wb * values_VC[b] + wc * values_VC[c]
 
 
 def rasterise(
@@ -109,9 +106,7 @@ def rasterise(
     winner[pixel_F[won]] = triangle_F[won]
     pixel_P = np.flatnonzero(winner >= 0)
     local_P = winner[pixel_P]
-    weights = _weights(
-        corners_T32[local_P], depths_T3[local_P], pixel_P % width + 0.5, pixel_P // width + 0.5
-    )
+    weights = _weights(corners_T32[local_P], depths_T3[local_P], pixel_P % width + 0.5, pixel_P // width + 0.5)
     return Fragments(pixel_P, front[local_P], weights)
 
 
@@ -157,9 +152,7 @@ def _span(corners_R32: np.ndarray, y_R: np.ndarray) -> tuple[np.ndarray, np.ndar
     return np.where(left > right, 0, left), np.where(left > right, 0, right)
 
 
-def _weights(
-    corners_P32: np.ndarray, inverse_depth_P3: np.ndarray, x_P: np.ndarray, y_P: np.ndarray
-) -> np.ndarray:
+def _weights(corners_P32: np.ndarray, inverse_depth_P3: np.ndarray, x_P: np.ndarray, y_P: np.ndarray) -> np.ndarray:
     """Perspective-correct barycentric weights (P, 3) of the points (x, y)."""
     x, y = corners_P32[..., 0] - x_P[:, None], corners_P32[..., 1] - y_P[:, None]
     flat = np.stack(

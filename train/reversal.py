@@ -39,9 +39,7 @@ class _GradientReversal(torch.autograd.Function):
             ctx.save_for_backward(lam)
         else:
             ctx.lam = lam
-        return x.view_as(
-            x
-        )  # a new tensor object on the same storage: autograd needs the first, memory likes the second
+        return x.view_as(x)  # a new tensor, as autograd needs, on the same storage, as memory likes
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:

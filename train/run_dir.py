@@ -7,6 +7,7 @@ checkpoints/    last.safetensors
 result.json     the closing scores
 """
 
+import contextlib
 import json
 import os
 import re
@@ -37,7 +38,7 @@ class RunDir:
         """The configuration, and everything else that ``config.json`` records (classes, data, versions)."""
         try:
             about = json.loads(self.config.read_text(encoding="utf-8"))
-            schema, settings = about["schema"], about["config"]
+            schema, settings = int(about["schema"]), dict(about["config"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DannError(f"{self.config} is damaged or not a dann configuration: {error!r}") from error
         if schema > CONFIG_SCHEMA:
@@ -50,8 +51,10 @@ class RunDir:
 
 def create_run(runs: Path, name: str | None, default_name: str) -> RunDir:
     """A new run folder, which becomes the latest. ``name`` must be free; the default gets a number if it is not."""
-    if name is not None and not _NAME.fullmatch(name):
-        raise UsageError(f"run name {name!r} may hold only letters, digits, '.', '_' and '-'")
+    if name is not None and (not _NAME.fullmatch(name) or name == "latest"):
+        raise UsageError(
+            f"run name {name!r} may hold only letters, digits, '.', '_' and '-', and 'latest' means the newest run"
+        )
     wanted, number = name or default_name, 1
     while True:
         root = runs / (wanted if number == 1 else f"{wanted}-{number}")
@@ -70,9 +73,14 @@ def create_run(runs: Path, name: str | None, default_name: str) -> RunDir:
 
 def mark_latest(root: Path) -> None:
     """Make ``root`` the run that commands take when none is named."""
-    part = root.parent / f".latest.{os.getpid()}"
-    part.write_text(root.name + "\n", encoding="utf-8")
-    os.replace(part, root.parent / "latest")
+    latest, part = root.parent / "latest", root.parent / f".latest.{os.getpid()}"
+    try:
+        part.write_text(root.name + "\n", encoding="utf-8")
+        os.replace(part, latest)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise DannError(f"{str(latest)!r} cannot be written: {error.strerror}") from error
 
 
 def find_run(run: str | None, runs: Path = RUNS) -> RunDir:
@@ -94,7 +102,9 @@ def write_json(path: Path, value: Any) -> None:
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        # a file name that is not UTF-8 holds lone surrogates; as \udcXX, which this makes of them, JSON can say it
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(part, path)
     except OSError as error:
         raise DannError(f"{path} cannot be written: {error.strerror}") from error

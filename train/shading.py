@@ -13,6 +13,7 @@ from dann.train.car_decals import Material
 _DISPLAY_GAMMA = 1 / 2.2
 _AMBIENT_FLOOR = 0.4  # share of the ambient light that reaches the lowest parts of a car
 _AMBIENT_FULL_M = 0.7  # height above which all of it does
+_HORIZON_BLEND = 0.25  # mirrored ground and sky melt into each other over this difference in sine of elevation
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Light:
         skyline = self.skyline[(turn * len(self.skyline)).astype(np.int64) % len(self.skyline)]
         sky = self.sky * (1.25 - 0.5 * np.clip(up, 0, 1))[:, None]
         seen = np.where((up < skyline)[:, None], self.surroundings, sky)
-        return np.where((up < 0)[:, None], self.ground, seen)
+        above = np.clip(0.5 + up / _HORIZON_BLEND, 0, 1)[:, None]
+        return above * seen + (1 - above) * self.ground
 
 
 @dataclass(frozen=True)

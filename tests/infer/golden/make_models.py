@@ -65,10 +65,7 @@ def _model(name: str, nodes: list[NodeProto], constants: dict[str, np.ndarray], 
         nodes,
         name,
         [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", SIDE, SIDE, 3])],
-        [
-            helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", n])
-            for output, n in widths.items()
-        ],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", n]) for output, n in widths.items()],
         [numpy_helper.from_array(np.asarray(value), constant) for constant, value in constants.items()],
     )
     # the opset that dann exports, and the oldest file format that carries it

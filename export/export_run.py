@@ -1,0 +1,192 @@
+"""From a trained run to a verified bundle.
+
+    run → inference network → ONNX → verdict on real images → bundle
+
+A verdict that fails ends the export: no bundle is written then, and an earlier one stays.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from dann.export.bundle_folder import VERIFY, replacing
+from dann.export.network import ExportedModule, FeatureExtractor, InferenceNetwork, LabelClassifier
+from dann.export.onnx_graph import OnnxGraph, to_onnx
+from dann.export.parity import Verdict, compare, outputs
+from dann.export.provenance import provenance
+from dann.export.verify_images import Sample, synthetic_images, verify_npz, verify_sample
+from dann.infer.bundle import MANIFEST, Artefact, Bundle, Manifest, read_bundle
+from dann.infer.errors import DannError, UnavailableError, UsageError, missing_extra, unknown_name
+from dann.infer.preprocess import PreprocessSpec
+from dann.train.loop import load_trained
+from dann.train.run_dir import RunDir
+
+if TYPE_CHECKING:
+    from dann.export.ort_chain import OrtChain
+
+FORMATS = ("onnx", "openvino", "triton", "trt")
+_FILES = {
+    "classifier": "model.onnx",
+    "feature_extractor": "feature_extractor.onnx",
+    "label_classifier": "label_classifier.onnx",
+}
+_BATCH = {"min": 1, "opt": 32, "max": None}
+_REQUIRES = {"onnxruntime": ">=1.20"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What :func:`export_run` wrote."""
+
+    bundle: Bundle
+    verdict: Verdict
+    """On the whole classifier."""
+    split_verdict: Verdict | None
+    """On its two halves, one after the other, where they were asked for."""
+    notes: tuple[str, ...]
+    """What a reader of the verdict should know."""
+
+    @property
+    def root(self) -> Path:
+        """The bundle's folder."""
+        return self.bundle.root
+
+    def report(self) -> list[str]:
+        """Lines for people: artefacts, verdicts, notes."""
+        artefacts = [
+            f"{artefact.file}: {artefact.bytes:,} bytes, {artefact.precision}, opset {artefact.opset}"
+            for artefact in self.bundle.manifest.artefacts
+        ]
+        split = [f"verdict on the two halves: {self.split_verdict}"] if self.split_verdict else []
+        return [*artefacts, f"verdict: {self.verdict}", *split, *self.notes]
+
+
+def export_run(
+    run: RunDir,
+    *,
+    format: str = "onnx",
+    out: Path | None = None,
+    with_features: bool = False,
+    split: bool = False,
+    verify_data: str | None = None,
+    images: int = 256,
+) -> Exported:
+    """Export the network of ``run`` to the bundle ``out``, by default ``RUN/bundle``, and compare the two.
+
+    ``with_features`` adds the output ``features``; ``split`` adds feature extractor and label classifier as two more
+    graphs. The verdict is on up to ``images`` images of ``verify_data``, by default the run's target, else its source.
+    Raises :class:`UsageError` for an unknown format, a missing run or images, or an ``out`` that is no bundle,
+    :class:`UnavailableError` for what is not installed or not built, :class:`DannError` where the verdict fails.
+    """
+    _check_format(format)
+    if images < 1:
+        raise UsageError(f"{images} images asked for the verdict; expected at least 1")
+    config, classes, network = load_trained(run)
+    preprocess = config.data.preprocess
+    sample = verify_sample(config, verify_data, images)
+    reference = InferenceNetwork(network, with_features=True)
+    expected = outputs(reference, sample.images_NHWC)
+    metadata = {"classes": _json(classes), "preprocess": _json(asdict(preprocess))}
+
+    root = run.bundle if out is None else out
+    with replacing(root) as folder:
+        whole = InferenceNetwork(network, with_features=with_features)
+        artefacts, verdict = _write_verified(folder, [whole], metadata, expected, sample)
+        split_verdict = None
+        if split:
+            halves = [FeatureExtractor(network), LabelClassifier(network)]
+            more, split_verdict = _write_verified(folder, halves, metadata, expected, sample)
+            artefacts += more
+        verify = _write_verify(folder, reference, preprocess)
+        manifest = Manifest(
+            classes=classes,
+            preprocess=preprocess,
+            artefacts=artefacts,
+            provenance={**provenance(run), "verified_on": sample.to_dict(), "verify": verify},
+        )
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return Exported(
+        bundle=read_bundle(root), verdict=verdict, split_verdict=split_verdict, notes=_notes(run, sample, images)
+    )
+
+
+def _check_format(name: str) -> None:
+    if name not in FORMATS:
+        raise unknown_name("export format", name, FORMATS)
+    if name != "onnx":
+        raise UnavailableError(f"this version of dann does not build {name!r}; it builds --format onnx")
+
+
+def _write_verified(
+    folder: Path,
+    modules: Sequence[ExportedModule],
+    metadata: dict[str, str],
+    expected: dict[str, np.ndarray],
+    sample: Sample,
+) -> tuple[tuple[Artefact, ...], Verdict]:
+    """Write each module, which feeds the next, as ONNX; their verdict, as one chain, must pass."""
+    inputs = torch.from_numpy(sample.images_NHWC.take(range(2), axis=0, mode="wrap"))
+    artefacts = []
+    for module in modules:
+        graph = to_onnx(module, inputs, metadata)
+        file = folder / _FILES[module.role]
+        file.write_bytes(graph.data)
+        artefacts.append(_artefact(file.name, module.role, graph))
+        with torch.inference_mode():
+            inputs = module(inputs)[0]
+    chain = _open_chain([folder / artefact.file for artefact in artefacts])
+    verdict = compare(expected, chain, sample.images_NHWC, executor=chain.executor)
+    if not verdict.passed:
+        raise DannError(
+            f"the export does not do what the trained network does, verdict {verdict}; no bundle was written, an "
+            "earlier one is kept. Update torch, onnxscript and onnxruntime, or choose another --backbone"
+        )
+    return tuple(replace(artefact, verdict=verdict.to_dict()) for artefact in artefacts), verdict
+
+
+def _artefact(file: str, role: str, graph: OnnxGraph) -> Artefact:
+    return Artefact(
+        file=file,
+        sha256=hashlib.sha256(graph.data).hexdigest(),
+        bytes=len(graph.data),
+        format="onnx",
+        role=role,
+        opset=graph.opset,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        batch=_BATCH,
+        requires=_REQUIRES,
+    )
+
+
+def _open_chain(files: Sequence[Path]) -> "OrtChain":
+    try:
+        from dann.export.ort_chain import OrtChain
+    except ModuleNotFoundError as error:
+        raise missing_extra("cpu", "onnxruntime", "comparing the export with the trained network") from error
+    return OrtChain(files)
+
+
+def _write_verify(folder: Path, reference: InferenceNetwork, preprocess: PreprocessSpec) -> dict[str, Any]:
+    """Write ``verify.npz``; what the manifest says of it."""
+    images_NHWC = synthetic_images(preprocess)
+    data = verify_npz(images_NHWC, outputs(reference, images_NHWC)["logits"])
+    (folder / VERIFY).write_bytes(data)
+    return {"file": VERIFY, "sha256": hashlib.sha256(data).hexdigest(), "images": len(images_NHWC)}
+
+
+def _notes(run: RunDir, sample: Sample, wanted: int) -> tuple[str, ...]:
+    count = len(sample.images_NHWC)
+    few = f", all that could be read of the {wanted} wanted" if count < wanted else ""
+    unfinished = ["the run has not ended: this is its last checkpoint"] if not run.result.exists() else []
+    return (f"verified on {count} {sample.origin}{few}", *unfinished)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -1,0 +1,187 @@
+"""The whole way: a trained run becomes a bundle that answers as the network does, or no bundle at all."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from dann.export import export_run as module
+from dann.export.export_run import Exported, export_run
+from dann.export.network import InferenceNetwork
+from dann.export.onnx_graph import OnnxGraph
+from dann.infer.bundle import read_bundle, sha256_of
+from dann.infer.errors import DannError, UnavailableError, UsageError
+from dann.infer.predict import Classifier
+from dann.infer.preprocess import load_image
+from dann.train.loop import load_trained
+from dann.train.run_dir import RunDir
+
+
+def content(folder: Path) -> dict[str, str]:
+    return {file.name: sha256_of(file) for file in folder.iterdir()}
+
+
+def torch_outputs(run: RunDir, images_NHWC: np.ndarray) -> list[np.ndarray]:
+    network = InferenceNetwork(load_trained(run)[2], with_features=True).eval()
+    with torch.no_grad():
+        return [output.numpy() for output in network(torch.from_numpy(images_NHWC))]
+
+
+def test_bundle_classifies_files_as_the_trained_network_does(run: RunDir, exported: Exported, data: Path):
+    files = sorted((data / "photos").iterdir())
+    config, classes, _ = load_trained(run)
+    images_NHWC = np.stack([load_image(file, config.data.preprocess) for file in files])
+    logits_NK, probabilities_NK, features_ND = torch_outputs(run, images_NHWC)
+    with Classifier.load(exported.root, device="cpu", batch_size=3) as classifier:
+        predictions = list(classifier.predict(files))
+    for prediction, probabilities_K, features_D in zip(predictions, probabilities_NK, features_ND, strict=True):
+        assert prediction.probabilities is not None and prediction.features is not None
+        np.testing.assert_allclose(prediction.probabilities, probabilities_K, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(prediction.features, features_D, rtol=0, atol=1e-5)
+    assert [p.label for p in predictions] == [classes[best] for best in logits_NK.argmax(1)]
+
+
+def test_manifest_describes_every_file(exported: Exported):
+    bundle = read_bundle(exported.root)
+    assert bundle.manifest == exported.bundle.manifest
+    assert bundle.manifest.classes == ("bus", "car")
+    assert [artefact.role for artefact in bundle.manifest.artefacts] == [
+        "classifier",
+        "feature_extractor",
+        "label_classifier",
+    ]
+    for artefact in bundle.manifest.artefacts:
+        assert bundle.file(artefact).read_bytes()
+        assert artefact.verdict["passed"] and artefact.verdict["images"] == 16
+        assert artefact.batch == {"min": 1, "opt": 32, "max": None}
+    whole, extractor, classifier = bundle.manifest.artefacts
+    assert [(t.name, t.dtype, t.shape) for t in whole.inputs] == [("images", "uint8", ("batch", 16, 16, 3))]
+    assert [(t.name, t.dtype, t.shape) for t in whole.outputs] == [
+        ("logits", "float32", ("batch", 2)),
+        ("probabilities", "float32", ("batch", 2)),
+        ("features", "float32", ("batch", 64)),
+    ]
+    assert extractor.outputs == whole.outputs[2:] and extractor.inputs == whole.inputs
+    assert classifier.inputs == whole.outputs[2:] and classifier.outputs == whole.outputs[:2]
+    assert set(content(exported.root)) == {"manifest.json", "verify.npz"} | {
+        artefact.file for artefact in bundle.manifest.artefacts
+    }
+
+
+def test_provenance_names_the_training_and_no_path(run: RunDir, exported: Exported):
+    origin = exported.bundle.manifest.provenance
+    result = json.loads(run.result.read_text())
+    assert origin["run"] == "tiny" and origin["mode"] == "dann"
+    assert origin["oracle"] is False and origin["simulated_target"] is False
+    assert origin["scores"]["source_accuracy"] == result["source"]["accuracy"]
+    assert origin["data"] == json.loads(run.config.read_text())["data"]
+    assert origin["checkpoint_sha256"] == sha256_of(run.last)
+    assert origin["verify"]["sha256"] == sha256_of(exported.root / "verify.npz")
+    assert set(origin["versions"]) == {"python", "dann", "torch", "onnx", "onnxscript"}
+    for file in exported.root.iterdir():
+        assert str(run.root.parent.parent).encode() not in file.read_bytes(), file.name
+
+
+def test_two_exports_are_the_same_to_the_last_byte(run: RunDir, exported: Exported, tmp_path: Path):
+    export_run(run, out=tmp_path / "again", with_features=True, split=True)
+    assert content(tmp_path / "again") == content(exported.root)
+
+
+def test_verify_npz_holds_what_the_trained_network_answers(run: RunDir, exported: Exported):
+    stored = np.load(exported.root / "verify.npz", allow_pickle=False)
+    assert stored["images"].shape == (8, 16, 16, 3) and stored["images"].dtype == np.uint8
+    np.testing.assert_array_equal(stored["logits"], torch_outputs(run, stored["images"])[0])
+
+
+def test_report_has_the_artefacts_the_numbers_and_how_few_images(exported: Exported):
+    model, *_, verdict, halves, note = exported.report()
+    assert model.startswith("model.onnx: ") and model.endswith(" bytes, fp32, opset 20")
+    assert verdict.startswith("verdict: passed, max |Δ logit| ")
+    assert "same top-1 on 16 of 16 images, batches 1, 2, 3, 32, onnxruntime" in verdict
+    assert halves.startswith("verdict on the two halves: passed,")
+    assert note == "verified on 16 target images, all that could be read of the 256 wanted"
+
+
+def test_default_place_is_in_the_run_and_an_unfinished_run_is_called_so(run: RunDir, tmp_path: Path):
+    copy = RunDir(Path(shutil.copytree(run.root, tmp_path / "copy")))
+    copy.result.unlink()
+    exported = export_run(copy, images=4)
+    assert exported.root == copy.root / "bundle"
+    assert [artefact.role for artefact in exported.bundle.manifest.artefacts] == ["classifier"]
+    assert [tensor.name for tensor in exported.bundle.manifest.artefacts[0].outputs] == ["logits", "probabilities"]
+    assert exported.bundle.manifest.provenance["scores"] is None
+    assert exported.report()[-2:] == [
+        "verified on 4 target images",
+        "the run has not ended: this is its last checkpoint",
+    ]
+
+
+def with_another_bias(graph: OnnxGraph) -> OnnxGraph:
+    """The same graph with a thousandth added to the bias of its last layer."""
+    model = onnx.load_from_string(graph.data)
+    bias = [node for node in model.graph.node if node.op_type == "Gemm"][-1].input[2]
+    for tensor in model.graph.initializer:
+        if tensor.name == bias:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(1e-3), bias))
+    return dataclasses.replace(graph, data=model.SerializeToString())
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["whole", "halves"])
+def test_failed_verdict_stops_the_export_and_keeps_the_earlier_bundle(
+    run: RunDir, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: bool
+):
+    earlier = Path(shutil.copytree(exported.root, tmp_path / "bundle"))
+    real, broken_role = module.to_onnx, "label_classifier" if split else "classifier"
+
+    def damage(network, example, metadata):
+        graph = real(network, example, metadata)
+        return with_another_bias(graph) if network.role == broken_role else graph
+
+    monkeypatch.setattr(module, "to_onnx", damage)
+    with pytest.raises(DannError, match=r"verdict FAILED, max .* 1.0e-03 .*no bundle was written") as caught:
+        export_run(run, out=earlier, split=split)
+    assert caught.value.exit_code == 1
+    assert content(earlier) == content(exported.root)
+    assert list(tmp_path.iterdir()) == [earlier]
+
+
+@pytest.mark.parametrize("format", ["trt", "openvino", "triton"])
+def test_format_of_a_later_version_is_said_to_be_missing(run: RunDir, tmp_path: Path, format: str):
+    with pytest.raises(UnavailableError, match=f"does not build '{format}'; it builds --format onnx"):
+        export_run(run, out=tmp_path / "bundle", format=format)
+
+
+def test_unknown_format_is_refused_with_the_nearest(run: RunDir, tmp_path: Path):
+    with pytest.raises(UsageError, match="unknown export format 'onx'; did you mean 'onnx'"):
+        export_run(run, out=tmp_path / "bundle", format="onx")
+
+
+def test_verdict_on_no_image_is_refused(run: RunDir, tmp_path: Path):
+    with pytest.raises(UsageError, match="0 images asked for the verdict; expected at least 1"):
+        export_run(run, out=tmp_path / "bundle", images=0)
+
+
+def test_run_without_checkpoint_is_refused(run: RunDir, tmp_path: Path):
+    (tmp_path / "config.json").write_bytes(run.config.read_bytes())
+    with pytest.raises(UsageError, match="no checkpoint at"):
+        export_run(RunDir(tmp_path))
+
+
+def test_folder_of_somebody_else_is_refused_and_stays(run: RunDir, tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="no bundle's .first: 'notes.txt'"):
+        export_run(run, out=tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_name_of_the_verify_data_is_all_that_the_manifest_keeps_of_its_path(run: RunDir, data: Path, tmp_path: Path):
+    exported = export_run(run, out=tmp_path / "bundle", verify_data=str(data / "renders"), images=5)
+    assert exported.bundle.manifest.provenance["verified_on"]["data"] == "images of renders"
+    assert exported.notes == ("verified on 5 images of renders",)
+    assert str(data) not in (exported.root / "manifest.json").read_text()

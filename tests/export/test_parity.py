@@ -1,0 +1,107 @@
+"""The verdict passes what is equal and nothing else."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from dann.export.parity import Verdict, compare, run_in_batches
+
+IMAGES = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1).repeat(3, axis=3)
+
+
+def answer(images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
+    """A classifier of two classes: the first where the pixel is below 3."""
+    value_N = images_NHWC[:, 0, 0, 0].astype(np.float32)
+    logits_NK = np.stack([np.full_like(value_N, 2.5), value_N], axis=1)
+    probabilities_NK = np.exp(logits_NK) / np.exp(logits_NK).sum(1, keepdims=True)
+    return {"logits": logits_NK, "probabilities": probabilities_NK, "features": 1000 * value_N[:, None]}
+
+
+def verdict_on(change: Callable[[dict[str, np.ndarray], int], None]) -> Verdict:
+    """On an artefact whose outputs ``change`` alters, given them and the batch size."""
+
+    def execute(images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = answer(images_NHWC)
+        change(outputs, len(images_NHWC))
+        return outputs
+
+    return compare(answer(IMAGES), execute, IMAGES, executor="test 1")
+
+
+def test_equal_answers_pass():
+    verdict = verdict_on(lambda outputs, batch: None)
+    assert verdict.passed and verdict.top1_agreement == 1.0 and verdict.images == 7
+    assert verdict.max_abs_logit_difference == verdict.max_abs_probability_difference == 0.0
+    assert json.loads(json.dumps(verdict.to_dict()))["batch_sizes"] == [1, 2, 3, 32]
+    assert str(verdict) == (
+        "passed, max |Δ logit| 0.0e+00 (tolerance 1e-04), same top-1 on 7 of 7 images, batches 1, 2, 3, 32, test 1"
+    )
+
+
+@pytest.mark.parametrize(("difference", "passes"), [(0.9e-4, True), (1.2e-4, False), (np.nan, False)])
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+def test_tolerance_is_a_ten_thousandth(output: str, difference: float, passes: bool):
+    def change(outputs: dict[str, np.ndarray], batch: int) -> None:
+        outputs[output][0, 0] += difference
+
+    assert verdict_on(change).passed is passes
+
+
+@pytest.mark.parametrize(("difference", "passes"), [(0.5, True), (0.7, False)])
+def test_features_are_compared_relative_to_the_largest(difference: float, passes: bool):
+    def change(outputs: dict[str, np.ndarray], batch: int) -> None:
+        outputs["features"] += difference  # of 6000
+
+    assert verdict_on(change).passed is passes
+
+
+def test_fault_at_one_batch_size_is_found():
+    def change(outputs: dict[str, np.ndarray], batch: int) -> None:
+        outputs["logits"][batch - 1, 0] += 1.0 if batch == 3 else 0.0
+
+    verdict = verdict_on(change)
+    assert not verdict.passed and verdict.max_abs_logit_difference == 1.0
+    assert str(verdict).startswith("FAILED, max |Δ logit| 1.0e+00")
+
+
+def test_answer_that_is_no_number_is_found_at_one_batch_size():
+    def change(outputs: dict[str, np.ndarray], batch: int) -> None:
+        if batch == 3:
+            outputs["probabilities"][0] = np.nan
+
+    assert not verdict_on(change).passed
+
+
+def test_another_top_1_fails_within_the_tolerance():
+    reference = answer(IMAGES)
+    reference["logits"][2] = (1.0, np.float32(1.0) + np.float32(1e-6))
+    verdict = compare(reference, lambda images: _swapped(reference, images), IMAGES, executor="test 1")
+    assert verdict.max_abs_logit_difference < 1e-5
+    assert not verdict.passed and verdict.top1_agreement == pytest.approx(6 / 7)
+
+
+def _swapped(reference: dict[str, np.ndarray], images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
+    rows = images_NHWC[:, 0, 0, 0]
+    outputs = {name: values[rows].copy() for name, values in reference.items()}
+    outputs["logits"][rows == 2] = outputs["logits"][rows == 2][:, ::-1]
+    return outputs
+
+
+def test_verdict_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        verdict_on(lambda outputs, batch: None).passed = False  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_last_batch_is_filled_up_and_cut_again():
+    sizes = []
+
+    def execute(images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
+        sizes.append(len(images_NHWC))
+        return {"logits": images_NHWC[:, 0, 0, :1]}
+
+    assert run_in_batches(execute, IMAGES, 3)["logits"][:, 0].tolist() == list(range(7))
+    assert run_in_batches(execute, IMAGES, 32)["logits"][:, 0].tolist() == list(range(7))
+    assert sizes == [3, 3, 3, 32]

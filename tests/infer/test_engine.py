@@ -1,0 +1,117 @@
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dann.infer.bundle import Bundle, BundleError, read_bundle, sha256_of
+from dann.infer.engine import open_engine
+from dann.infer.errors import DannError, UnavailableError, UsageError
+
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs an ONNX Runtime: dann[cpu] or dann[gpu]")
+HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+without_cuda = pytest.mark.skipif(HAS_CUDA, reason="this onnxruntime has CUDA")
+
+
+def opened(bundle: Bundle, **changes) -> Bundle:
+    return replace(bundle, manifest=replace(bundle.manifest, **changes))
+
+
+def test_outputs_come_by_name_with_one_row_per_image(bundle):
+    images_NHWC = np.zeros((2, 8, 8, 3), np.uint8)
+    images_NHWC[1, :, :, 2] = 255
+    engine = open_engine(read_bundle(bundle), device="cpu")
+    outputs = engine.run(images_NHWC)
+    engine.close()
+    assert outputs["features"].tolist() == [[0, 0, 0], [0, 0, 1]]
+    assert outputs["logits"].tolist() == [[0, 0, 0], [0, 0, 8]]
+    softmax = np.exp(outputs["logits"]) / np.exp(outputs["logits"]).sum(axis=1, keepdims=True)
+    assert np.abs(outputs["probabilities"] - softmax).max() < 1e-6
+
+
+def test_the_cpu_is_named_where_it_was_asked_for(bundle):
+    engine = open_engine(read_bundle(bundle), device="cpu", threads=1)
+    assert engine.description == f"onnxruntime {onnxruntime.__version__} on cpu"
+
+
+@without_cuda
+def test_auto_says_why_it_chose_the_cpu(bundle):
+    engine = open_engine(read_bundle(bundle), device="auto")
+    assert "on cpu (auto: cuda:0 needs an onnxruntime with CUDA" in engine.description
+
+
+@without_cuda
+def test_cuda_is_refused_where_there_is_none(bundle):
+    with pytest.raises(UnavailableError, match=r'cuda:1 needs .* pip install "dann\[gpu\]"') as raised:
+        open_engine(read_bundle(bundle), device="cuda:1")
+    assert raised.value.exit_code == 4
+
+
+@without_cuda
+@pytest.mark.filterwarnings("ignore:Specified provider 'CUDAExecutionProvider'")
+def test_cuda_is_refused_where_onnxruntime_would_serve_it_from_the_cpu(bundle, monkeypatch):
+    """Where CUDA is compiled in but broken, a session is made all the same, on the CPU."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    with pytest.raises(UnavailableError, match="fell back to CPUExecutionProvider"):
+        open_engine(read_bundle(bundle), device="cuda:0")
+    assert "on cpu (auto: onnxruntime cannot use cuda:0" in open_engine(read_bundle(bundle)).description
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not HAS_CUDA, reason="needs onnxruntime-gpu")
+def test_cuda_gives_the_numbers_of_the_cpu(make_bundle):
+    bundle = read_bundle(make_bundle("conv"))
+    images_NHWC = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    cuda, cpu = (open_engine(bundle, device=device).run(images_NHWC) for device in ("cuda:0", "cpu"))
+    assert np.abs(cuda["logits"] - cpu["logits"]).max() < 1e-4
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:x", "CPU", "", "cpu\n"])
+def test_an_unknown_device_is_refused(bundle, device):
+    with pytest.raises(UsageError, match="unknown device"):
+        open_engine(read_bundle(bundle), device=device)
+
+
+def test_a_number_of_threads_below_one_is_refused(bundle):
+    with pytest.raises(UsageError, match="0 engine threads"):
+        open_engine(read_bundle(bundle), threads=0)
+
+
+def test_without_onnxruntime_the_line_that_installs_it_is_given(bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "dann.infer.ort_engine", raising=False)
+    with pytest.raises(UnavailableError, match=r'pip install "dann\[cpu\]"'):
+        open_engine(read_bundle(bundle))
+
+
+def test_a_model_that_changed_since_the_export_is_refused(bundle):
+    with open(bundle / "model.onnx", "ab") as file:
+        file.write(b"\0")
+    with pytest.raises(BundleError, match="SHA-256 differs"):
+        open_engine(read_bundle(bundle))
+
+
+def test_a_file_that_is_no_model_is_refused(bundle):
+    model = bundle / "model.onnx"
+    model.write_bytes(b"hello world")
+    good = read_bundle(bundle)
+    artefact = replace(good.manifest.artefact(), bytes=model.stat().st_size, sha256=sha256_of(model))
+    with pytest.raises(BundleError, match="cannot be loaded by onnxruntime"):
+        open_engine(opened(good, artefacts=(artefact,)))
+
+
+@pytest.mark.parametrize("what", ["classes", "size"])
+def test_a_model_that_does_not_fit_the_manifest_is_refused(bundle, what):
+    good = read_bundle(bundle)
+    bad = {
+        "classes": opened(good, classes=("red", "green")),
+        "size": opened(good, preprocess=replace(good.manifest.preprocess, height=9)),
+    }
+    with pytest.raises(BundleError, match="re-export"):
+        open_engine(bad[what])
+
+
+def test_a_batch_that_onnxruntime_refuses_is_an_error_of_ours(bundle):
+    engine = open_engine(read_bundle(bundle), device="cpu")
+    with pytest.raises(DannError, match="failed on a batch of 1"):
+        engine.run(np.zeros((1, 9, 9, 3), np.uint8))

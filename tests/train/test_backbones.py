@@ -1,0 +1,164 @@
+"""Feature extractors by name, and weights from a file or a download."""
+
+import dataclasses
+import urllib.error
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from dann.infer.errors import DannError, UnavailableError, UsageError
+from dann.train.backbones import backbone_names, build_backbone, feature_width
+from dann.train.config import ModelConfig
+
+
+def build(backbone: str, **settings: Any) -> nn.Module:
+    return build_backbone(ModelConfig(backbone=backbone, **settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "features"),
+    [
+        ("dann-mnist", 28, 48 * 4 * 4),  # arXiv 1505.07818, figure 4a
+        ("dann-svhn", 32, 128 * 7 * 7),  # figure 4b
+        ("conv6", 64, 256),
+        ("conv9", 32, 64),
+    ],
+)
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_own_networks_at_their_size(name: str, side: int, features: int, batch_norm: bool):
+    network = build(name, batch_norm=batch_norm)
+    assert feature_width(network, side, side) == features
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()) == batch_norm
+
+
+@pytest.mark.parametrize("name", ["dann-mnist", "dann-svhn", "conv6", "conv9"])
+def test_width_scales_the_channels_and_dropout_reaches_the_layers(name: str):
+    network = build(name, width=0.25, dropout=0.3)
+    full = [layer.out_channels for layer in build(name).modules() if isinstance(layer, nn.Conv2d)]
+    assert [layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)] == [
+        channels // 4 for channels in full
+    ]
+    assert {layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)} == {0.3}
+
+
+@pytest.mark.parametrize(
+    ("name", "features"), [("resnet18", 512), ("mobilenet_v3_small", 1024), ("shufflenet_v2_x0_5", 1024)]
+)
+def test_torchvision_networks_lose_their_classifier(name: str, features: int):
+    assert feature_width(build(name), 32, 32) == features
+
+
+@pytest.mark.slow
+def test_every_torchvision_network_ends_in_the_layer_that_is_taken_off():
+    for name in backbone_names()[4:]:
+        if name.startswith("regnet") and name != "regnet_y_400mf":
+            continue  # one stands for all: they compute with tensors when they are built, so they need storage
+        with torch.device("cpu" if name == "regnet_y_400mf" else "meta"):
+            network = build(name)
+        removed = [key for key, layer in network.named_modules() if isinstance(layer, nn.Identity)][-1]
+        assert removed == list(dict(network.named_modules()))[-1], name
+
+
+def test_the_extractor_is_left_in_the_mode_it_was_in():
+    network = build("conv6", width=0.1)
+    feature_width(network, 16, 16)
+    assert network.training
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(UsageError, match="unknown backbone 'resnet81'; did you mean 'resnet18'"):
+        build("resnet81")
+
+
+def test_own_names_come_first_and_networks_without_a_linear_classifier_are_not_offered():
+    names = backbone_names()
+    assert names[:4] == ["dann-mnist", "dann-svhn", "conv6", "conv9"]
+    assert {"resnet18", "vit_b_16", "convnext_tiny"} <= set(names)
+    assert not {"squeezenet1_0", "inception_v3", "googlenet"} & set(names)
+
+
+@pytest.mark.parametrize(("name", "height", "width"), [("dann-mnist", 8, 8), ("conv6", 4, 64), ("vit_b_16", 32, 32)])
+def test_images_too_small_for_the_backbone_are_refused(name: str, height: int, width: int):
+    with torch.device("meta") if name == "vit_b_16" else torch.device("cpu"):
+        network = build(name)
+        with pytest.raises(UsageError, match=f"images of {height}x{width} do not fit this backbone"):
+            feature_width(network, height, width)
+
+
+SMALL = ModelConfig(backbone="conv6", width=0.1)
+SAVERS: dict[str, Callable[[dict[str, torch.Tensor], Path], None]] = {
+    "weights.safetensors": save_file,
+    "weights.pth": torch.save,
+}
+
+
+def load(file: Path) -> nn.Module:
+    return build_backbone(dataclasses.replace(SMALL, weights=str(file)))
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_weights_come_from_a_file(name: str, tmp_path: Path):
+    torch.manual_seed(1)
+    trained = build_backbone(SMALL).state_dict()
+    SAVERS[name]({**trained, "fc.weight": torch.zeros(3)}, tmp_path / name)  # the classifier is of no use here
+    loaded = load(tmp_path / name).state_dict()
+    assert all(torch.equal(loaded[key], trained[key]) for key in trained)
+    assert not torch.equal(next(iter(build_backbone(SMALL).parameters())), next(iter(trained.values())))
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_weights_of_another_network_are_refused(name: str, tmp_path: Path):
+    SAVERS[name](build("conv6", width=0.2).state_dict(), tmp_path / name)
+    with pytest.raises(UsageError, match="do not fit the backbone: 0 tensors missing.*of another shape"):
+        load(tmp_path / name)
+    SAVERS[name](build("conv9", width=0.1).state_dict(), tmp_path / name)
+    with pytest.raises(UsageError, match="do not fit the backbone: .* tensors missing"):
+        load(tmp_path / name)
+
+
+def test_a_pickled_module_is_refused_without_running_it(tmp_path: Path):
+    torch.save(build_backbone(SMALL), tmp_path / "module.pth")
+    with pytest.raises(DannError, match="is not a plain state dict: UnpicklingError"):
+        load(tmp_path / "module.pth")
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], {"epoch": 3, "state_dict": {}}])
+def test_a_file_of_something_else_is_refused(content: object, tmp_path: Path):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(UsageError, match="hold something other than named tensors"):
+        load(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize("name", SAVERS)
+def test_a_damaged_file_is_refused(name: str, tmp_path: Path):
+    SAVERS[name](build_backbone(SMALL).state_dict(), tmp_path / name)
+    content = (tmp_path / name).read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"x" * 100):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(DannError, match="weights"):
+            load(tmp_path / name)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="is not a file; expected none, DEFAULT"):
+        load(tmp_path / "none.pth")
+
+
+def test_own_networks_have_no_published_weights():
+    with pytest.raises(UsageError, match="'conv6' has no published weights"):
+        build("conv6", weights="DEFAULT")
+
+
+def test_without_a_network_published_weights_are_unavailable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def refuse(*args: object, **options: object) -> None:
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    with pytest.raises(UnavailableError, match="weights of resnet18 cannot be downloaded.*--weights FILE"):
+        build("resnet18", weights="DEFAULT")

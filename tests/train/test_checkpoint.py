@@ -1,0 +1,167 @@
+"""Checkpoints: exact, whole or not at all, and only our own."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dann.infer.errors import DannError, UsageError
+from dann.train import checkpoint
+from dann.train.config import ModelConfig
+from dann.train.model import DomainAdversarialNetwork
+
+CLASSES = ("car", "van", "ümläut 车")
+
+
+class State:
+    """What a checkpoint holds: a network that has taken ``steps`` steps, its optimiser and its scaler."""
+
+    def __init__(self, optimiser: str = "adam", *, steps: int = 0, momentum: float = 0.9, width: float = 0.1):
+        torch.manual_seed(3)
+        config = ModelConfig(backbone="conv6", width=width, dropout=0.2, label_hidden=(6,), domain_hidden=(5,))
+        self.network = DomainAdversarialNetwork(config, classes=3, height=8, width=8)
+        parameters = self.network.parameters()
+        self.optimiser: torch.optim.Optimizer = (
+            torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1)
+            if optimiser == "adam"
+            else torch.optim.SGD(parameters, lr=0.01, momentum=momentum)
+        )
+        self.scaler = torch.amp.GradScaler("cpu", enabled=False)
+        for _ in range(steps):
+            self.step()
+
+    def step(self) -> None:
+        self.optimiser.zero_grad()
+        features = self.network.feature_extractor(torch.rand(4, 3, 8, 8))
+        loss = self.network.label_classifier(features).sum() + self.network.domain_logits(features, 0.5).sum()
+        loss.backward()
+        self.optimiser.step()
+
+    def save(self, path: Path, *, step: int = 7) -> None:
+        checkpoint.save(path, self.network, self.optimiser, self.scaler, step=step, classes=CLASSES)
+
+    def restore(self, path: Path) -> int:
+        return checkpoint.restore(path, self.network, self.optimiser, self.scaler)
+
+    def tensors(self) -> dict[str, Any]:
+        state = self.optimiser.state_dict()["state"]
+        found = {f"{number}.{key}": value for number, entries in state.items() for key, value in entries.items()}
+        return {**self.network.state_dict(), **found}
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert value is other[key] is None or (value.dtype == other[key].dtype and torch.equal(value, other[key])), key
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adam"])
+def test_a_restored_state_continues_bit_for_bit(optimiser: str, tmp_path: Path):
+    saved = State(optimiser, steps=3)
+    saved.save(tmp_path / "last.safetensors")
+    restored = State(optimiser)
+    assert restored.restore(tmp_path / "last.safetensors") == 7
+    assert_same(restored.tensors(), saved.tensors())
+    assert restored.optimiser.state_dict()["param_groups"][0].keys() == saved.optimiser.param_groups[0].keys()
+
+    for state in (saved, restored):  # dropout and data come from the random state
+        checkpoint.restore(tmp_path / "last.safetensors", state.network, state.optimiser, state.scaler)
+        state.step()
+        state.step()
+    assert_same(restored.tensors(), saved.tensors())
+
+
+def test_sgd_without_momentum_has_no_state_to_save(tmp_path: Path):
+    saved = State("sgd", steps=2, momentum=0.0)
+    saved.save(tmp_path / "last.safetensors")
+    restored = State("sgd", momentum=0.0)
+    restored.restore(tmp_path / "last.safetensors")
+    assert_same(restored.network.state_dict(), saved.network.state_dict())
+    restored.step()
+
+
+def test_the_random_state_is_restored(tmp_path: Path):
+    state = State()
+    state.save(tmp_path / "last.safetensors")
+    expected = torch.rand(5)
+    torch.manual_seed(99)
+    state.restore(tmp_path / "last.safetensors")
+    assert torch.equal(torch.rand(5), expected)
+
+
+def test_the_header_has_step_and_classes_in_order(tmp_path: Path):
+    State(steps=1).save(tmp_path / "last.safetensors", step=12)
+    about, tensors = checkpoint.read(tmp_path / "last.safetensors")
+    assert (about["step"], tuple(about["classes"])) == (12, CLASSES)
+    assert {key.split(".")[0] for key in tensors} == {"network", "optimiser", "rng"}
+
+
+def test_the_folder_is_made_and_nothing_else_is_left(tmp_path: Path):
+    State().save(tmp_path / "checkpoints" / "last.safetensors")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.safetensors"]
+
+
+def test_a_missing_checkpoint_is_a_wrong_request(tmp_path: Path):
+    with pytest.raises(UsageError, match="no checkpoint at"):
+        checkpoint.read(tmp_path / "none.safetensors")
+
+
+def test_another_safetensors_file_is_refused(tmp_path: Path):
+    save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DannError, match="is a safetensors file but not a dann checkpoint"):
+        checkpoint.read(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize("metadata", [{}, {"dann": "{"}])
+def test_a_header_that_is_damaged_is_refused(metadata: dict[str, str], tmp_path: Path):
+    save_file(
+        {"weight": torch.zeros(3)}, tmp_path / "x.safetensors", metadata={"format": checkpoint.FORMAT, **metadata}
+    )
+    with pytest.raises(DannError, match="is damaged"):
+        checkpoint.read(tmp_path / "x.safetensors")
+
+
+def test_a_truncated_or_foreign_file_is_refused(tmp_path: Path):
+    path = tmp_path / "last.safetensors"
+    State(steps=1).save(path)
+    content = path.read_bytes()
+    for damaged in (b"", content[:5], content[:-1], content[: len(content) // 2], b"\x80\x05pickle" * 50):
+        path.write_bytes(damaged)
+        with pytest.raises(DannError, match="is damaged"):
+            checkpoint.read(path)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path):
+    path = tmp_path / "last.safetensors"
+    State(width=0.2).save(path)
+    with pytest.raises(DannError, match="does not fit the network of its config.json"):
+        State().restore(path)
+
+
+def test_the_previous_checkpoint_survives_a_failing_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "last.safetensors"
+    State(steps=1).save(path)
+    before = path.read_bytes()
+
+    def disk_full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    for target in ("dann.train.checkpoint.save_file", "dann.train.checkpoint.os.replace"):
+        with monkeypatch.context() as patched:
+            if target.endswith("save_file"):
+                patched.setattr(target, lambda *args, **options: disk_full())
+            else:
+                patched.setattr(target, disk_full)
+            with pytest.raises(DannError, match=r"could not be written: .*No space left.*\(the previous one is kept\)"):
+                State(steps=2).save(path)
+        assert path.read_bytes() == before
+        assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DannError, match="the checkpoint .*last.safetensors could not be written"):
+        State().save(tmp_path / "file" / "checkpoints" / "last.safetensors")
