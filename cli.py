@@ -316,7 +316,7 @@ def export(
       dann export
       dann export --run runs/cars-dann-s0 --with-features --out bundle/
     """
-    from dann.export.export_run import export_run
+    from dann.export.run_export import export_run
     from dann.train.run_dir import find_run
 
     exported = export_run(
@@ -393,7 +393,7 @@ def _bundle_to_use(bundle: str | None, checkpoint: str | None, runs: Path) -> Pa
 
     run = find_run(checkpoint, runs)
     if checkpoint is not None:
-        from dann.export.export_run import export_run
+        from dann.export.run_export import export_run
 
         exported = export_run(run)
         for line in exported.report():

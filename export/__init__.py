@@ -1,24 +1,25 @@
 """Export: the trained network without its domain head, as a bundle that is verified against it.
 
-Names are imported on first use. The way in is :func:`dann.export.export_run.export_run`.
+Names are imported on first use.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dann.export.export_run import Exported
     from dann.export.network import FeatureExtractor, InferenceNetwork, LabelClassifier
     from dann.export.parity import Verdict
+    from dann.export.run_export import Exported, export_run
 
 _HOME = {
-    "Exported": "export_run",
+    "Exported": "run_export",
     "FeatureExtractor": "network",
     "InferenceNetwork": "network",
     "LabelClassifier": "network",
     "Verdict": "parity",
+    "export_run": "run_export",
 }
-__all__ = ["Exported", "FeatureExtractor", "InferenceNetwork", "LabelClassifier", "Verdict"]
+__all__ = ["Exported", "FeatureExtractor", "InferenceNetwork", "LabelClassifier", "Verdict", "export_run"]
 
 
 def __getattr__(name: str) -> Any:

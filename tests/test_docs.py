@@ -30,9 +30,7 @@ def help_of(words: str, command: click.Command) -> str:
 
 def broken_links(markdown: str, folder: str) -> list[str]:
     """The relative links in ``markdown``, a text that lies in ``folder``, that lead to no file."""
-    targets = [
-        target.partition("#")[0] for target in LINK.findall(markdown) if ":" not in target.partition("#")[0]
-    ]
+    targets = [target.partition("#")[0] for target in LINK.findall(markdown) if ":" not in target.partition("#")[0]]
     return [target for target in targets if target and not (ROOT / folder / target).exists()]
 
 
@@ -44,9 +42,7 @@ def test_every_relative_link_leads_to_a_file():
 
 
 def test_a_broken_link_is_seen():
-    text = (
-        "[a](nowhere.md#part) [b](README.md) ![c](<docs/none.png> 'title') [d](https://x.org/y.md) [e](#here)"
-    )
+    text = "[a](nowhere.md#part) [b](README.md) ![c](<docs/none.png> 'title') [d](https://x.org/y.md) [e](#here)"
     assert broken_links(text, "") == ["nowhere.md", "docs/none.png"]
 
 

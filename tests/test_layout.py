@@ -25,7 +25,7 @@ WITHOUT_DANN = (*FOLDERS, "cli")
 EDGE = {"numpy", "cv2", "rich", "onnxruntime"}
 
 # an engine's package → the only modules that speak to it
-ENGINES = {"onnxruntime": {"infer/ort_engine.py"}, "tensorrt": set()}
+ENGINES = {"onnxruntime": {"infer/ort_engine.py", "export/ort_chain.py"}, "tensorrt": set()}
 
 
 def imported_names(source: str) -> set[str]:
@@ -86,9 +86,7 @@ def test_a_wrong_import_is_seen(part, line):
 
 
 def test_a_right_import_is_let_through():
-    assert not wrong_imports(
-        "export", "import torch\nfrom dann.train.model import build\nimport training_tools"
-    )
+    assert not wrong_imports("export", "import torch\nfrom dann.train.model import build\nimport training_tools")
 
 
 def test_inference_needs_only_what_an_edge_box_has():
@@ -100,9 +98,7 @@ def test_inference_needs_only_what_an_edge_box_has():
 def test_an_engine_is_imported_only_where_it_is_spoken_to(engine):
     modules = [path for part in (*FOLDERS, "cli.py") for path in modules_of(part)]
     importing = {
-        path.relative_to(ROOT).as_posix()
-        for path in modules
-        if matching(imported_names(path.read_text()), (engine,))
+        path.relative_to(ROOT).as_posix() for path in modules if matching(imported_names(path.read_text()), (engine,))
     }
     assert importing <= ENGINES[engine]
 

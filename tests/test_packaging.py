@@ -49,9 +49,7 @@ def dist(checkout, tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_the_packages_and_nothing_else(dist):
     shipped = {name for name in wheel_names(dist) if ".dist-info/" not in name}
-    assert shipped == {
-        f"dann/{name}" for name in project_files() if name.split("/")[0] in (*FOLDERS, "cli.py")
-    }
+    assert shipped == {f"dann/{name}" for name in project_files() if name.split("/")[0] in (*FOLDERS, "cli.py")}
 
 
 def test_the_wheel_holds_presets_type_markers_and_licence(dist):
@@ -77,9 +75,7 @@ def test_the_metadata_names_licence_command_and_extras(dist):
     [wheel] = dist.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         texts = {
-            name.rpartition("/")[2]: archive.read(name).decode()
-            for name in archive.namelist()
-            if "-info/" in name
+            name.rpartition("/")[2]: archive.read(name).decode() for name in archive.namelist() if "-info/" in name
         }
     metadata = message_from_string(texts["METADATA"])
     assert metadata["License-Expression"] == "Apache-2.0"

@@ -29,6 +29,11 @@ def backbone_names() -> list[str]:
     return [*_OWN, *_torchvision_names()]
 
 
+def is_own_backbone(name: str) -> bool:
+    """Whether ``name`` is one of dann's networks rather than torchvision's."""
+    return name in _OWN
+
+
 def build_backbone(config: ModelConfig) -> nn.Module:
     """A freshly initialised (or pretrained, by ``config.weights``) feature extractor.
 
@@ -92,6 +97,8 @@ def _torchvision_backbone(name: str, *, pretrained: bool) -> nn.Module:
             f"the pretrained weights of {name} cannot be downloaded ({error}); give them as --weights FILE "
             "(a torchvision state dict fetched elsewhere), or train from scratch with --weights none"
         ) from error
+    except RuntimeError as error:  # what torch.hub raises for a file with the wrong hash
+        raise DannError(f"the pretrained weights of {name} are damaged ({error}); run this again") from error
     path = [key for key, module in network.named_modules() if isinstance(module, nn.Linear)][-1]
     parent, _, leaf = path.rpartition(".")
     setattr(network.get_submodule(parent), leaf, nn.Identity())

@@ -36,8 +36,9 @@ def save(
     for parameter, entries in state["state"].items():
         tensors |= {f"optimiser.{parameter}.{key}": value for key, value in entries.items() if value is not None}
     tensors["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_initialized():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    device = next(network.parameters()).device
+    if device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
     about = {
         "step": step,
         "classes": classes,
@@ -97,6 +98,7 @@ def restore(
     optimiser.load_state_dict({"state": state, "param_groups": about["param_groups"]})
     scaler.load_state_dict(about["scaler"])
     torch.set_rng_state(tensors["rng.cpu"])
-    if "rng.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    device = next(network.parameters()).device
+    if "rng.cuda" in tensors and device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["rng.cuda"], device)
     return int(about["step"])

@@ -71,8 +71,9 @@ class ModelConfig:
     """Batch normalisation in dann's own backbones (the papers' digit networks have none)."""
     dropout: float = 0.0
     """Dropout probability on the features, and between the layers of the label classifier."""
-    normalise: Literal["half", "imagenet", "instance"] = "half"
-    """Input scaling, inside the network: (x − 0.5) / 0.5; ImageNet's mean and std; or each image's own per channel."""
+    normalise: Literal["auto", "half", "imagenet", "instance"] = "auto"
+    """Input scaling, inside the network. ``half``: (x − 0.5) / 0.5; ``imagenet``: ImageNet's mean and std;
+    ``instance``: each image's own, per channel; ``auto``: ``imagenet`` for torchvision's networks, else ``half``."""
     label_hidden: tuple[int, ...] = (128,)
     """Widths of the hidden layers of the label classifier."""
     domain_hidden: tuple[int, ...] = (128,)

@@ -4,21 +4,24 @@ Target labels are structurally absent from adaptation: the target is an :class:`
 ``target``, the oracle, opens the target with labels, and then nothing else is trained on.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dann.infer.errors import UsageError
+from dann.train.cars import write_cars
 from dann.train.config import DataConfig, TrainConfig
 from dann.train.data import (
     ImageSet,
     LabelledSet,
+    default_data_root,
     has_test_split,
     holdout,
     open_labelled,
     open_unlabelled,
     split_layout,
 )
-from dann.train.named_sets import CARS
+from dann.train.named_sets import CARS, NAMED_SETS
 
 CARS_TABLE = "cars.csv"
 
@@ -66,6 +69,28 @@ def is_simulated(spec: str) -> bool:
     """Whether ``spec`` names photos that :mod:`dann.train.cars` drew: the set ``cars``, or a folder inside one."""
     folder = Path(spec)
     return spec == CARS or any((above / CARS_TABLE).is_file() for above in (folder, *folder.resolve().parents[:2]))
+
+
+def located(config: TrainConfig) -> TrainConfig:
+    """``config`` with absolute paths, so that its run can be resumed and evaluated from any folder."""
+
+    def absolute(spec: str | None) -> str | None:
+        return spec if not spec or spec in NAMED_SETS else str(Path(spec).absolute())
+
+    data = config.data
+    fields = {name: absolute(getattr(data, name)) for name in ("source", "target", "test", "source_test")}
+    if data.data_root or any(spec in NAMED_SETS for spec in fields.values()):
+        fields["data_root"] = str(Path(data.data_root or default_data_root()).absolute())
+    return replace(config, data=replace(data, **fields))
+
+
+def draw_missing_cars(config: TrainConfig, on_message: Callable[[str], None]) -> None:
+    """Draw the embedded ``cars`` under the data root, if ``config`` uses them and they are not there."""
+    data = config.data
+    root = Path(data.data_root or default_data_root())
+    if CARS in (data.source, data.target, data.test) and data.layout == "specs" and not (root / CARS).exists():
+        on_message(f"drawing the embedded cars (studio renders and simulated photos) into {root / CARS}; once only")
+        write_cars(root / CARS)
 
 
 def open_domains(config: TrainConfig) -> Domains:

@@ -99,7 +99,8 @@ class DomainScores:
     source: Scores | None
     target: Scores | None
     domain_accuracy: float | None
-    """Mean over both domains of the share that the domain classifier tells rightly; 0.5 is chance."""
+    """Mean over both domains of the share that the domain classifier tells rightly; 0.5 is chance. ``None`` without a
+    trained domain classifier, or without images of both domains."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -111,9 +112,10 @@ def evaluate(
     source: LabelledSet | None,
     target: LabelledSet | None,
     classes: tuple[str, ...],
+    adapted: bool,
     device: torch.device,
 ) -> DomainScores:
-    """Evaluate on whichever of the two sets is there."""
+    """Evaluate on whichever of the two sets is there; ``adapted`` says whether the domain classifier was trained."""
     found: dict[str, Scores] = {}
     told: list[float] = []
     for name, labelled in (("source", source), ("target", target)):
@@ -124,5 +126,5 @@ def evaluate(
     return DomainScores(
         source=found.get("source"),
         target=found.get("target"),
-        domain_accuracy=sum(told) / 2 if len(told) == 2 else None,
+        domain_accuracy=sum(told) / 2 if adapted and len(told) == 2 else None,
     )

@@ -10,28 +10,31 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dann.infer.errors import DannError, Interrupted, UnavailableError, UsageError
+from dann.infer.errors import DannError, Interrupted
 from dann.train import augment, checkpoint
 from dann.train.batches import Batch, BatchStream, prefetched
 from dann.train.config import OptimiserConfig, TrainConfig
-from dann.train.domains import Domains, open_domains
+from dann.train.device import training_device
+from dann.train.domains import Domains, draw_missing_cars, located, open_domains
 from dann.train.evaluate import DomainScores, evaluate, to_float
 from dann.train.losses import domain_accuracy, domain_loss, label_loss
 from dann.train.metrics_log import MetricsLog
 from dann.train.model import DomainAdversarialNetwork, frozen_running_statistics
-from dann.train.run_dir import RUNS, RunDir, create_run, write_json
+from dann.train.run_dir import RUNS, RunDir, create_run, mark_latest, write_json
 from dann.train.schedule import LAM_SCHEDULES, LR_SCHEDULES
 from dann.train.signals import StopSignal
+from dann.train.trained import build_network, from_scratch
 
 _LABELLED_STREAM, _UNLABELLED_STREAM = 0, 1
 _LOG_EVERY_STEPS = 50
+_SMALLEST_LOSS_SCALE = 1e-4  # reached only when gradients overflow whatever the scale
 _DIVERGED = "Try a smaller --lr, --set optimiser.clip_norm=1, or --amp bf16 instead of fp16"
 
 OnStep = Callable[[int, int, dict[str, Any]], None]
@@ -66,11 +69,12 @@ def fit(
     Raises :class:`UsageError` for data that is missing or does not match, :class:`DannError` for a non-finite loss,
     :class:`Interrupted` after SIGINT or SIGTERM, the state being saved then.
     """
-    device = _training_device(config)
+    device = training_device(config)
+    draw_missing_cars(config, on_message)
     domains = open_domains(config)
     network = build_network(config, len(domains.classes))  # before the folder: a refused backbone leaves no run
     run = create_run(runs, name, default_name)
-    run.write_config(config, _about(domains))
+    run.write_config(located(config), _about(domains))
     return _Training(config, domains, network, run, device).go(on_step, on_message)
 
 
@@ -82,65 +86,18 @@ def resume(
 ) -> TrainResult:
     """Continue an interrupted run to its end, as if it had never stopped."""
     config, about = run.read_config()
-    device = _training_device(config)
+    device = training_device(config)
     domains = open_domains(config)
     if _about(domains) != about_data(about):
         raise DannError(
             f"the data of {run.root} changed since the run began (classes, numbers of images or content differ); "
             "restore it, or train anew"
         )
-    network = build_network(_from_scratch(config), len(domains.classes))
+    network = build_network(from_scratch(config), len(domains.classes))
     training = _Training(config, domains, network, run, device)
     training.restore()
+    mark_latest(run.root)
     return training.go(on_step, on_message)
-
-
-def find_device(config: TrainConfig, wanted: str | None = None) -> torch.device:
-    """The device ``wanted``, else that of ``config``; :class:`UnavailableError` if it is unusable."""
-    wanted = wanted or config.device
-    if wanted == "auto":
-        wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(wanted)
-    except RuntimeError as error:
-        raise UsageError(f"device {wanted!r} is not one of auto, cpu, cuda, cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"device {wanted!r} is not one of auto, cpu, cuda, cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise UnavailableError(
-            f"device {wanted!r} was asked for, and {count} usable CUDA devices are here; use cpu or auto"
-        )
-    return device
-
-
-def _training_device(config: TrainConfig) -> torch.device:
-    device = find_device(config)
-    if config.amp == "fp16" and device.type != "cuda":
-        raise UnavailableError("--amp fp16 needs CUDA; on the CPU use --amp bf16 or off")
-    return device
-
-
-def build_network(config: TrainConfig, classes: int) -> DomainAdversarialNetwork:
-    """The network of ``config``, initialised from its seed."""
-    torch.manual_seed(config.seed)
-    data = config.data
-    return DomainAdversarialNetwork(config.model, classes=classes, height=data.height, width=data.width)
-
-
-def load_trained(run: RunDir) -> tuple[TrainConfig, tuple[str, ...], DomainAdversarialNetwork]:
-    """Configuration, classes and trained network (on the CPU, in evaluation mode) of a run."""
-    config, _ = run.read_config()
-    about, tensors = checkpoint.read(run.last)
-    classes = tuple(about["classes"])
-    network = build_network(_from_scratch(config), len(classes))
-    checkpoint.load_network(network, tensors, run.last)
-    return config, classes, network.eval()
-
-
-def _from_scratch(config: TrainConfig) -> TrainConfig:
-    """``config`` without pretrained weights, for a network whose weights a checkpoint brings."""
-    return replace(config, model=replace(config.model, weights="none"))
 
 
 class _Training:
@@ -201,18 +158,23 @@ class _Training:
             for group in optimiser.param_groups:
                 group["lr"] = lr
 
-            optimiser.zero_grad(set_to_none=True)
-            with self._autocast():
-                losses = self._losses(batches, lam)
-            # Waits for the device at each step: a loss that is not finite must never reach the weights.
-            if not math.isfinite(losses["loss"].item()):
-                raise self._non_finite(batches, losses)
-            scaler.scale(losses["loss"]).backward()
-            if config.optimiser.clip_norm is not None:
-                scaler.unscale_(optimiser)
-                torch.nn.utils.clip_grad_norm_(parameters, config.optimiser.clip_norm)
-            scaler.step(optimiser)
-            scaler.update()
+            stepped = False
+            while not stepped:
+                optimiser.zero_grad(set_to_none=True)
+                with self._autocast():
+                    losses = self._losses(batches, lam)
+                # Waits for the device at each step: a loss that is not finite must never reach the weights.
+                if not math.isfinite(losses["loss"].item()) or scaler.get_scale() < _SMALLEST_LOSS_SCALE:
+                    raise self._non_finite(batches, losses)
+                scaler.scale(losses["loss"]).backward()
+                if config.optimiser.clip_norm is not None:
+                    scaler.unscale_(optimiser)
+                    torch.nn.utils.clip_grad_norm_(parameters, config.optimiser.clip_norm)
+                loss_scale = scaler.get_scale()
+                scaler.step(optimiser)
+                scaler.update()
+                # An fp16 gradient that overflowed was not applied: the same batch again, at the smaller scale.
+                stepped = scaler.get_scale() >= loss_scale
             self.step += 1
 
             window.add(losses, images=sum(len(batch.indices) for batch in batches))
@@ -284,6 +246,7 @@ class _Training:
             source=domains.source_test,
             target=domains.target_test,
             classes=domains.classes,
+            adapted=self.config.mode == "dann",
             device=self.device,
         )
 
@@ -309,9 +272,9 @@ class _Training:
         ]
         file = self.run.root / "non_finite.json"
         values = {name: value.item() for name, value in losses.items()}
-        write_json(file, {"step": self.step, "losses": {k: repr(v) for k, v in values.items()}, "batches": names})
+        write_json(file, {"step": self.step + 1, "losses": {k: repr(v) for k, v in values.items()}, "batches": names})
         return DannError(
-            f"the loss is not finite at step {self.step} ({', '.join(f'{k} {v:g}' for k, v in values.items())}); "
+            f"the loss is not finite at step {self.step + 1} ({', '.join(f'{k} {v:g}' for k, v in values.items())}); "
             f"its batch begins with {names[0][0]!r} and is listed in {file}. {self._kept()}. {_DIVERGED}"
         )
 

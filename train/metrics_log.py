@@ -6,6 +6,8 @@ from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from dann.infer.errors import DannError
+
 
 class MetricsLog:
     """An open log. Resuming at ``step`` first drops the lines of later steps, which are about to be done again."""
@@ -18,8 +20,13 @@ class MetricsLog:
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """One line, and one point on each TensorBoard curve ``kind/name``; ``None`` values have no point."""
-        self._jsonl.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._jsonl.flush()
+        try:
+            self._jsonl.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._jsonl.flush()
+        except OSError as error:
+            raise DannError(
+                f"{self._jsonl.name} cannot be written: {error.strerror}; the checkpoint is kept"
+            ) from error
         for name, value in values.items():
             if isinstance(value, (int, float)):
                 self._tensorboard.add_scalar(f"{kind}/{name}", value, step)

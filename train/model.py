@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dann.train.backbones import build_backbone, feature_width
+from dann.train.backbones import build_backbone, feature_width, is_own_backbone
 from dann.train.config import ModelConfig
 from dann.train.reversal import gradient_reversal
 
@@ -32,7 +32,7 @@ class DomainAdversarialNetwork(nn.Module):
         super().__init__()
         backbone = build_backbone(config)
         features = feature_width(backbone, height, width)
-        self.feature_extractor = nn.Sequential(_input_scaling(config.normalise), backbone)
+        self.feature_extractor = nn.Sequential(_input_scaling(config), backbone)
         self.label_classifier = _mlp(features, config.label_hidden, classes, dropout=config.dropout)
         self.domain_classifier = _mlp(features, config.domain_hidden, 1)
 
@@ -77,7 +77,10 @@ def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
             layer.track_running_stats = True
 
 
-def _input_scaling(name: str) -> nn.Module:
+def _input_scaling(config: ModelConfig) -> nn.Module:
+    name = config.normalise
+    if name == "auto":
+        name = "half" if is_own_backbone(config.backbone) else "imagenet"
     if name == "instance":
         return nn.InstanceNorm2d(3)
     return MeanStd(*_MEAN_STD[name])

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dann.infer.errors import UsageError
+from dann.train.device import find_device
 from dann.train.domains import is_simulated, open_source_sets, open_target_test, specs
 from dann.train.evaluate import DomainScores, evaluate
-from dann.train.loop import find_device, load_trained
 from dann.train.run_dir import RunDir
+from dann.train.trained import load_trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ def evaluate_run(run: RunDir, *, data: str | None = None, device: str = "auto") 
             source=open_source_sets(config)[1],
             target=target_test,
             classes=classes,
+            adapted=config.mode == "dann",
             device=where,
         ),
     )

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dann.export.export_run import Exported, export_run
+from dann.export.run_export import Exported, export_run
 from dann.train.config import DataConfig, ModelConfig, TrainConfig
 from dann.train.loop import fit
 from dann.train.run_dir import RunDir

@@ -94,25 +94,30 @@ def test_outputs_are_those_of_evaluation_mode_for_any_batch_size(network, labell
 def test_evaluation_changes_nothing_in_the_network(network, labelled):
     before = {key: value.clone() for key, value in network.state_dict().items()}
     random = torch.get_rng_state()
-    evaluate(network, source=labelled(0), target=labelled(1), classes=CLASSES, device=CPU)
+    evaluate(network, source=labelled(0), target=labelled(1), classes=CLASSES, adapted=True, device=CPU)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
 
 
 def test_a_classifier_that_says_one_domain_always_tells_half(network, labelled):
     network.domain_classifier[-1].bias.data.fill_(100.0)
-    found = evaluate(network, source=labelled(0), target=labelled(1), classes=CLASSES, device=CPU)
+    found = evaluate(network, source=labelled(0), target=labelled(1), classes=CLASSES, adapted=True, device=CPU)
     assert found.domain_accuracy == 0.5
 
 
 def test_domain_accuracy_against_the_logits(network, labelled):
     source, target = labelled(0), labelled(1)
-    found = evaluate(network, source=source, target=target, classes=CLASSES, device=CPU)
+    found = evaluate(network, source=source, target=target, classes=CLASSES, adapted=True, device=CPU)
     own = [outputs(network, labelled.images, device=CPU)[1] for labelled in (source, target)]
     assert found.domain_accuracy == pytest.approx(((own[0] < 0).mean() + (own[1] >= 0).mean()) / 2)
 
 
 def test_a_set_that_is_not_there_has_no_scores(network, labelled):
-    found = evaluate(network, source=None, target=labelled(1), classes=CLASSES, device=CPU)
+    found = evaluate(network, source=None, target=labelled(1), classes=CLASSES, adapted=True, device=CPU)
     assert found.source is None and found.domain_accuracy is None
     assert found.target is not None and found.to_dict()["target"]["images"] == 11
+
+
+def test_without_adaptation_the_domain_classifier_is_not_scored(network, labelled):
+    found = evaluate(network, source=labelled(0), target=labelled(1), classes=CLASSES, adapted=False, device=CPU)
+    assert found.domain_accuracy is None and found.source is not None and found.target is not None

@@ -7,6 +7,7 @@ the features, and SGD by hand.
 import json
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,14 @@ from dann.train import checkpoint, loop
 from dann.train.backbones import build_backbone
 from dann.train.batches import BatchStream
 from dann.train.config import TrainConfig
+from dann.train.device import find_device
 from dann.train.domains import open_domains
 from dann.train.evaluate import to_float
-from dann.train.loop import TrainResult, build_network, find_device, fit, load_trained, resume
+from dann.train.loop import TrainResult, fit, resume
 from dann.train.model import DomainAdversarialNetwork
 from dann.train.run_dir import RunDir, find_run
 from dann.train.schedule import dann_lam, dann_lr
+from dann.train.trained import build_network, load_trained
 
 Configure = Callable[..., TrainConfig]
 Lines = Callable[[Path], list[dict[str, Any]]]
@@ -375,8 +378,8 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_batch(
         if images is not None
     ]
     about = json.loads((run.root / "non_finite.json").read_text(encoding="utf-8"))
-    assert about["step"] == 4 and about["batches"] == expected and about["losses"]["loss"] == "nan"
-    assert "not finite at step 4" in str(caught.value) and repr(expected[0][0]) in str(caught.value)
+    assert about["step"] == 5 and about["batches"] == expected and about["losses"]["loss"] == "nan"
+    assert "not finite at step 5" in str(caught.value) and repr(expected[0][0]) in str(caught.value)
     assert f"The checkpoint {run.last} is kept" in str(caught.value)
     header, tensors = checkpoint.read(run.last)
     assert header["step"] == 3
@@ -387,7 +390,7 @@ def test_without_a_checkpoint_the_message_does_not_promise_one(
     configure: Configure, runs: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(loop, "label_loss", after_calls(1, lambda loss, logits: loss * float("inf")))
-    with pytest.raises(DannError, match=r"not finite at step 1 \(loss inf.*There is no checkpoint yet"):
+    with pytest.raises(DannError, match=r"not finite at step 2 \(loss inf.*There is no checkpoint yet"):
         fit(configure(), runs=runs)
 
 
@@ -426,6 +429,29 @@ def test_fp16_on_the_cpu_is_refused_before_anything_is_made(configure: Configure
     with pytest.raises(UnavailableError, match="--amp fp16 needs CUDA"):
         fit(configure(amp="fp16"), runs=runs)
     assert not runs.exists()
+
+
+def test_an_fp16_step_that_overflows_is_repeated_at_a_smaller_scale(
+    configure: Configure, runs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop, "training_device", lambda config: torch.device("cpu"))  # the CPU has fp16, slowly
+    monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**40))
+    steps: list[int] = []
+    fit(configure(amp="fp16"), runs=runs, name="mine", on_step=lambda done, total, numbers: steps.append(done))
+    header, tensors = checkpoint.read(find_run("mine", runs).last)
+    assert header["scaler"]["scale"] < 2.0**40
+    assert steps == [1, 2, 3, 4, 5, 6] and header["step"] == 6
+    assert all(value.isfinite().all() for value in tensors.values())
+
+
+def test_a_gradient_that_overflows_at_every_scale_stops(
+    configure: Configure, runs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop, "training_device", lambda config: torch.device("cpu"))
+    broken = after_calls(0, lambda loss, logits: loss + (logits * 0).sum().sqrt())
+    monkeypatch.setattr(loop, "label_loss", broken)
+    with pytest.raises(DannError, match="not finite"):
+        fit(configure(amp="fp16"), runs=runs)
 
 
 @pytest.mark.parametrize("device", ["tpu", "meta", "cuda:x", ""])

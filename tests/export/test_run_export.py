@@ -11,16 +11,16 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from dann.export import export_run as module
-from dann.export.export_run import Exported, export_run
+from dann.export import run_export as module
 from dann.export.network import InferenceNetwork
 from dann.export.onnx_graph import OnnxGraph
+from dann.export.run_export import Exported, export_run
 from dann.infer.bundle import read_bundle, sha256_of
 from dann.infer.errors import DannError, UnavailableError, UsageError
 from dann.infer.predict import Classifier
 from dann.infer.preprocess import load_image
-from dann.train.loop import load_trained
 from dann.train.run_dir import RunDir
+from dann.train.trained import load_trained
 
 
 def content(folder: Path) -> dict[str, str]:

@@ -24,8 +24,8 @@ from dann.export.verify_images import Sample, synthetic_images, verify_npz, veri
 from dann.infer.bundle import MANIFEST, Artefact, Bundle, Manifest, read_bundle
 from dann.infer.errors import DannError, UnavailableError, UsageError, missing_extra, unknown_name
 from dann.infer.preprocess import PreprocessSpec
-from dann.train.loop import load_trained
 from dann.train.run_dir import RunDir
+from dann.train.trained import load_trained
 
 if TYPE_CHECKING:
     from dann.export.ort_chain import OrtChain

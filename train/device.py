@@ -1,0 +1,33 @@
+"""Where a run computes."""
+
+import torch
+
+from dann.infer.errors import UnavailableError, UsageError
+from dann.train.config import TrainConfig
+
+
+def find_device(config: TrainConfig, wanted: str | None = None) -> torch.device:
+    """The device ``wanted``, else that of ``config``; :class:`UnavailableError` if it is unusable."""
+    wanted = wanted or config.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise UsageError(f"device {wanted!r} is not one of auto, cpu, cuda, cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"device {wanted!r} is not one of auto, cpu, cuda, cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise UnavailableError(
+            f"device {wanted!r} was asked for, and {count} usable CUDA devices are here; use cpu or auto"
+        )
+    return device
+
+
+def training_device(config: TrainConfig) -> torch.device:
+    """The device of ``config``; :class:`UnavailableError` too where it cannot train in the precision asked for."""
+    device = find_device(config)
+    if config.amp == "fp16" and device.type != "cuda":
+        raise UnavailableError("--amp fp16 needs CUDA; on the CPU use --amp bf16 or off")
+    return device
