@@ -4,9 +4,14 @@ Results go to standard output or to files, progress and messages to standard err
 library turned into messages and exit codes (:mod:`dann.infer.errors`).
 """
 
+import signal
+import threading
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Never
 
 import click
 
@@ -17,8 +22,8 @@ if TYPE_CHECKING:
     from dann.train.evaluate import DomainScores, Scores
     from dann.train.run_evaluation import RunEvaluation
 
-SOME_UNREADABLE = 3
 INTERRUPTED = 130
+TERMINATED = 143
 
 _TRAIN_EXTRA = {
     "torch",
@@ -37,7 +42,8 @@ class DannGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _sigterm_like_ctrl_c():
+                return super().invoke(ctx)
         except DannError as error:
             _stop(str(error), error.exit_code)
         except ModuleNotFoundError as error:
@@ -45,11 +51,34 @@ class DannGroup(click.Group):
                 raise
             missing = missing_extra("train", error.name.split(".")[0], f"dann {ctx.invoked_subcommand}")
             _stop(str(missing), missing.exit_code)
+        except _Terminated:
+            _stop("terminated", TERMINATED)
         except KeyboardInterrupt:
             _stop("interrupted", INTERRUPTED)
 
 
-def _stop(message: str, exit_code: int) -> None:
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM. As Ctrl-C, it is no :class:`Exception`, or the first handler of failures would take it for one."""
+
+
+@contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """Unwind on SIGTERM, so that files half written go away; training replaces this while it runs."""
+
+    def on_sigterm(number: int, frame: FrameType | None) -> Never:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _stop(message: str, exit_code: int) -> Never:
     click.echo(f"error: {message}", err=True)
     raise click.exceptions.Exit(exit_code)
 
@@ -413,7 +442,7 @@ def _report_inference(summary: "Summary", out_path: Path) -> None:
 # ---- data ---------------------------------------------------------------------------------------------------------
 
 
-@main.group(cls=DannGroup)
+@main.group()
 def data() -> None:
     """Fetch, build and render data sets."""
 
@@ -451,7 +480,7 @@ def fetch(name: str, data_root: Path | None, mirrors: tuple[str, ...]) -> None:
             name,
             data_root or default_data_root(),
             mirrors=mirrors or None,
-            on_progress=lambda done, total: progress.update(done, total or done),
+            on_progress=lambda file, done, total: progress.update(done, total or done, file),
         )
     for path in sorted({file.parent for file in files}):
         click.echo(str(path))
@@ -482,10 +511,15 @@ def mnistm(mnist_root: Path | None, photos: Path, out: Path | None, seed: int, d
     root = data_root or default_data_root()
     with Progress("mnistm") as progress:
         built = build_mnistm(
-            mnist_root or root, photos, out or root / "MNIST-M", seed=seed, on_progress=progress.update
+            mnist_root or root,
+            photos,
+            out or root / "MNIST-M",
+            seed=seed,
+            on_progress=lambda file, done, total: progress.update(done, total, file),
         )
-    for line in built.report():
-        click.echo(line)
+    for path, reason in built.skipped:
+        click.echo(f"left out {path}: {reason}", err=True)
+    click.echo(f"{built.train}\n{built.test}")
 
 
 @data.command()

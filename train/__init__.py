@@ -37,7 +37,18 @@ _HOME = {
     "resume": "loop",
     "DomainAdversarialNetwork": "model",
 }
-__all__ = sorted(_HOME)
+__all__ = [
+    "DomainAdversarialNetwork",
+    "TrainConfig",
+    "TrainResult",
+    "evaluate_run",
+    "fit",
+    "gradient_reversal",
+    "open_labelled",
+    "open_unlabelled",
+    "resolve",
+    "resume",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -158,8 +158,7 @@ class _Training:
             for group in optimiser.param_groups:
                 group["lr"] = lr
 
-            stepped = False
-            while not stepped:
+            while True:
                 optimiser.zero_grad(set_to_none=True)
                 with self._autocast():
                     losses = self._losses(batches, lam)
@@ -173,8 +172,8 @@ class _Training:
                 loss_scale = scaler.get_scale()
                 scaler.step(optimiser)
                 scaler.update()
-                # An fp16 gradient that overflowed was not applied: the same batch again, at the smaller scale.
-                stepped = scaler.get_scale() >= loss_scale
+                if scaler.get_scale() >= loss_scale:
+                    break  # else an fp16 gradient overflowed and nothing moved: the same batch at the smaller scale
             self.step += 1
 
             window.add(losses, images=sum(len(batch.indices) for batch in batches))
