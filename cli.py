@@ -9,6 +9,7 @@ import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Never
@@ -18,7 +19,8 @@ import click
 from dann.infer.errors import DannError, UsageError, missing_extra
 
 if TYPE_CHECKING:
-    from dann.infer.results import Summary
+    from dann.infer.folder import Summary
+    from dann.train.config import TrainConfig
     from dann.train.evaluate import DomainScores, Scores
     from dann.train.run_evaluation import RunEvaluation
 
@@ -188,35 +190,43 @@ def train(
       dann train --preset mnist-mnistm --mode source --seed 1
     """
     from dann.infer.progress import Progress
-    from dann.train.config import DEFAULT_PRESET, resolve, to_toml
+    from dann.train.config import to_toml
     from dann.train.run_dir import find_run
 
-    if resume_run is None:
-        overrides = {_SETTINGS[key]: value for key, value in flags.items() if value is not None}
-        overrides |= _size_settings(size) | dict(_setting(text) for text in settings)
-        names_data = config_file is not None or "data.source" in overrides or "data.layout" in overrides
-        preset = preset or (None if names_data else DEFAULT_PRESET)
-        config = resolve(preset, config_file, overrides)
+    overrides = {_SETTINGS[key]: value for key, value in flags.items() if value is not None}
+    overrides |= _size_settings(size) | dict(_setting(text) for text in settings)
+    if resume_run is not None:
+        if overrides or preset or config_file:
+            raise UsageError("--resume continues a run with its own settings; leave the other settings out")
+        from dann.train.loop import resume
+
+        start = partial(resume, find_run(resume_run, runs))
+    else:
+        config, default_name = _train_config(preset, config_file, overrides)
         if print_config:
             click.echo(to_toml(config), nl=False)
             return
-    elif any(value is not None for value in flags.values()) or preset or config_file or size or settings:
-        raise UsageError("--resume continues a run with its own settings; leave the other settings out")
+        from dann.train.loop import fit
 
-    from dann.train.loop import fit, resume
+        start = partial(fit, config, runs=runs, name=name, default_name=default_name)
 
     with Progress("train", quiet=quiet) as progress:
-        callbacks: dict[str, Any] = {
-            "on_step": lambda done, total, numbers: progress.update(done, total, _step_text(numbers)),
-            "on_message": progress.message,
-        }
-        if resume_run is not None:
-            result = resume(find_run(resume_run, runs), **callbacks)
-        else:
-            default_name = f"{preset or 'custom'}-{config.mode}-s{config.seed}"
-            result = fit(config, runs=runs, name=name, default_name=default_name, **callbacks)
+        result = start(
+            on_step=lambda done, total, numbers: progress.update(done, total, _step_text(numbers)),
+            on_message=progress.message,
+        )
     click.echo(f"run: {result.run.root}  ({result.seconds:.0f} s, {result.images_per_second:.0f} images/s)")
     _print_scores(result.scores, oracle=result.mode == "target", simulated=result.simulated)
+
+
+def _train_config(preset: str | None, file: Path | None, overrides: dict[str, Any]) -> tuple["TrainConfig", str]:
+    """The settings, and what the run is called unless it is named; the default preset where nothing names data."""
+    from dann.train.config import DEFAULT_PRESET, resolve
+
+    if file is None and "data.source" not in overrides and "data.layout" not in overrides:
+        preset = preset or DEFAULT_PRESET
+    config = resolve(preset, file, overrides)
+    return config, f"{preset or 'custom'}-{config.mode}-s{config.seed}"
 
 
 def _step_text(numbers: dict[str, Any]) -> str:

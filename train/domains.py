@@ -89,7 +89,9 @@ def draw_missing_cars(config: TrainConfig, on_message: Callable[[str], None]) ->
     data = config.data
     root = Path(data.data_root or default_data_root())
     if CARS in (data.source, data.target, data.test) and data.layout == "specs" and not (root / CARS).exists():
-        on_message(f"drawing the embedded cars (studio renders and simulated photos) into {root / CARS}; once only")
+        on_message(
+            f"drawing the embedded cars (studio renders and simulated photos) into {root / CARS}: once, about a minute"
+        )
         write_cars(root / CARS)
 
 

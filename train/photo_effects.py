@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from dann.infer.preprocess import decode
+
 Range = tuple[float, float]
 
 
@@ -147,4 +149,4 @@ def _compress(rng: np.random.Generator, image_HW3: np.ndarray, style: PhotoStyle
         return image_HW3
     quality = int(rng.integers(style.jpeg[0], style.jpeg[1] + 1))
     encoded = cv2.imencode(".jpg", image_HW3[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
+    return decode(encoded.tobytes())

@@ -1,6 +1,7 @@
 """Which sets a run opens, from its mode and its data specs."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from dann.infer.errors import UsageError
 from dann.train import domains
+from dann.train.cars import write_cars
 from dann.train.config import TrainConfig
-from dann.train.domains import is_simulated, open_domains, open_source_sets
+from dann.train.domains import draw_missing_cars, is_simulated, located, open_domains, open_source_sets
 from dann.train.image_set import ImageSet
 
 Configure = Callable[..., TrainConfig]
@@ -126,3 +128,43 @@ def test_folders_inside_the_rendered_set_are_simulated_and_others_are_not(cars: 
 def test_real_photos_beside_rendered_sources_are_not_simulated(cars: Path, configure: Configure, sets: dict[str, str]):
     settings = {"data.source": str(cars / "cars" / "train" / "source"), "data.target": sets["unlabelled"]}
     assert not open_domains(configure({**settings, "data.test": None})).simulated
+
+
+def test_a_located_configuration_opens_the_same_sets_from_anywhere(
+    configure: Configure, sets: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = Path(sets["source"]).parent
+    monkeypatch.chdir(folder)
+    relative = {f"data.{name}": Path(sets[name]).name for name in ("source", "target", "test")}
+    config = located(configure(relative))
+    monkeypatch.chdir(tmp_path)
+    assert config.data.source == sets["source"] and config.data.source_test is None and config.data.data_root is None
+    assert len(open_domains(config).labelled) == 24
+
+
+def test_locating_keeps_named_sets_and_says_where_they_were(configure: Configure, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DANN_DATA", "digits")
+    data = located(configure({"data.source": "mnist", "data.target": "mnistm", "data.test": None})).data
+    assert (data.source, data.target, data.test) == ("mnist", "mnistm", None)
+    assert data.data_root == str(Path.cwd() / "digits")
+
+
+def test_the_embedded_cars_are_drawn_once_where_they_lack(
+    configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(domains, "write_cars", partial(write_cars, source=10, target=5, test=5, size_px=16, workers=1))
+    config = configure(
+        {"data.source": "cars", "data.target": "cars", "data.test": "cars", "data.data_root": str(tmp_path)}
+    )
+    messages: list[str] = []
+    draw_missing_cars(config, messages.append)
+    draw_missing_cars(config, messages.append)
+    assert len(messages) == 1 and "simulated photos" in messages[0]
+    found = open_domains(config)
+    assert found.simulated and found.classes == ("hatchback", "pickup", "sedan", "suv", "van")
+    assert found.unlabelled is not None and len(found.unlabelled) == 5
+
+
+def test_other_data_draws_no_cars(configure: Configure, tmp_path: Path):
+    draw_missing_cars(configure({"data.data_root": str(tmp_path)}), pytest.fail)
+    assert list(tmp_path.iterdir()) == []
