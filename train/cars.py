@@ -56,6 +56,14 @@ cars.json     the recipe: the same recipe gives the same bytes
 """
 
 
+def is_cars_set(folder: Path) -> bool:
+    """Whether ``folder`` was written by :func:`write_cars`, so that its photos are simulated."""
+    try:
+        return "renderer" in json.loads((folder / RECIPE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 # ---- one image ----
 
 

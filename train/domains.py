@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dann.infer.errors import UsageError
-from dann.train.cars import write_cars
+from dann.train.cars import is_cars_set, write_cars
 from dann.train.config import DataConfig, TrainConfig
 from dann.train.data import (
     ImageSet,
@@ -22,8 +22,6 @@ from dann.train.data import (
     split_layout,
 )
 from dann.train.named_sets import CARS, NAMED_SETS
-
-CARS_TABLE = "cars.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,7 @@ def specs(data: DataConfig) -> tuple[str, str | None, str | None]:
 def is_simulated(spec: str) -> bool:
     """Whether ``spec`` names photos that :mod:`dann.train.cars` drew: the set ``cars``, or a folder inside one."""
     folder = Path(spec)
-    return spec == CARS or any((above / CARS_TABLE).is_file() for above in (folder, *folder.resolve().parents[:2]))
+    return spec == CARS or any(is_cars_set(above) for above in (folder, *folder.resolve().parents[:2]))
 
 
 def located(config: TrainConfig) -> TrainConfig:

@@ -11,7 +11,6 @@ from dann.export.verify_images import synthetic_images, verify_npz, verify_sampl
 from dann.infer.errors import DannError, UsageError
 from dann.infer.preprocess import PreprocessSpec, load_image
 from dann.train.config import DataConfig, TrainConfig
-from dann.train.domains import CARS_TABLE
 
 SPEC = PreprocessSpec(height=8, width=12)
 
@@ -47,7 +46,7 @@ def test_target_images_come_first_then_source_images(tmp_path: Path):
 
 def test_simulated_photos_are_called_so(tmp_path: Path):
     write_photos(tmp_path / "photos", range(3))
-    (tmp_path / CARS_TABLE).touch()
+    (tmp_path / "cars.json").write_text('{"renderer": 1}')
     assert verify_sample(config(tmp_path), None, 2).origin == "target images (simulated photos)"
 
 

@@ -95,7 +95,7 @@ def cars(tmp_path: Path) -> Path:
             for copy in range(3):
                 grey = 20 + 60 * number + 20 * label + copy
                 cv2.imwrite(str(folder / f"{copy}.png"), np.full((16, 16, 3), grey, np.uint8))
-    (tmp_path / "cars" / "cars.csv").write_text("path\n", encoding="utf-8")
+    (tmp_path / "cars" / "cars.json").write_text('{"renderer": 1}', encoding="utf-8")
     return tmp_path
 
 

@@ -263,7 +263,7 @@ def test_simulated_photos_are_stamped(simulated: bool, configure: Configure, tmp
         (tmp_path / name).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / name / "1.png"), np.full((16, 16, 3), 80, np.uint8))
     if simulated:
-        (tmp_path / "cars.csv").write_text("path\n", encoding="utf-8")
+        (tmp_path / "cars.json").write_text('{"renderer": 1}', encoding="utf-8")
     settings = {"data.source": "", "data.target": None, "data.test": None}
     config = configure({**settings, "data.layout": "split", "data.data_root": str(tmp_path)}, steps=1, batch_size=2)
     run = fit(config, runs=tmp_path / "runs").run

@@ -52,7 +52,7 @@ def test_an_oracle_says_so(mode: str, oracle: bool, configure: Configure, sets: 
 
 
 def test_simulated_photos_are_named_for_what_they_are(finished: TrainResult, sets: dict[str, str], tmp_path: Path):
-    (tmp_path / "cars.csv").write_text("path\n", encoding="utf-8")
+    (tmp_path / "cars.json").write_text('{"renderer": 1}', encoding="utf-8")
     photos = tmp_path / "test.npz"
     photos.write_bytes(Path(sets["test"]).read_bytes())
     assert evaluate_run(finished.run, data=str(photos)).simulated
