@@ -4,6 +4,7 @@ Results go to standard output or to files, progress and messages to standard err
 library turned into messages and exit codes (:mod:`dann.infer.errors`).
 """
 
+import re
 import signal
 import threading
 import tomllib
@@ -196,8 +197,8 @@ def train(
     overrides = {_SETTINGS[key]: value for key, value in flags.items() if value is not None}
     overrides |= _size_settings(size) | dict(_setting(text) for text in settings)
     if resume_run is not None:
-        if overrides or preset or config_file:
-            raise UsageError("--resume continues a run with its own settings; leave the other settings out")
+        if overrides or preset or config_file or name or print_config:
+            raise UsageError("--resume continues a run with its own name and settings; leave the other options out")
         from dann.train.loop import resume
 
         start = partial(resume, find_run(resume_run, runs))
@@ -243,10 +244,10 @@ def _step_text(numbers: dict[str, Any]) -> str:
 def _size_settings(size: str | None) -> dict[str, int]:
     if size is None:
         return {}
-    height, _, width = size.lower().partition("x")
-    if not height.isdecimal() or (width and not width.isdecimal()):
+    sides = re.fullmatch("([0-9]+)(?:x([0-9]+))?", size.lower())
+    if sides is None:
         raise UsageError(f"--size is {size!r}; expected pixels, as in 64 or 96x128 (height x width)")
-    return {"data.height": int(height), "data.width": int(width or height)}
+    return {"data.height": int(sides[1]), "data.width": int(sides[2] or sides[1])}
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -289,9 +290,11 @@ def evaluate(run: str | None, runs: Path, data: str | None, device: str, out_pat
     from dann.train.run_evaluation import evaluate_run
 
     found = find_run(run, runs)
+    out_path = out_path or found.root / "eval.json"
+    if not out_path.parent.is_dir() or out_path.is_dir():
+        raise UsageError(f"--out-path is {str(out_path)!r}; expected the name of a file in a folder that exists")
     evaluation = evaluate_run(found, data=data, device=device)
     _print_evaluation(evaluation)
-    out_path = out_path or found.root / "eval.json"
     write_json(out_path, evaluation.to_dict())
     click.echo(f"written to {out_path}", err=True)
 
@@ -410,14 +413,9 @@ def infer(
 
     if bundle is not None and checkpoint is not None:
         raise UsageError("--bundle and --checkpoint both say what to infer with; give one of them")
+    used = _bundle_to_use(bundle, checkpoint, runs)
     with Progress("infer", quiet=quiet) as progress:
-        summary = classify_folder(
-            _bundle_to_use(bundle, checkpoint, runs),
-            test_loc,
-            out_path,
-            on_progress=progress.update,
-            **options,
-        )
+        summary = classify_folder(used, test_loc, out_path, on_progress=progress.update, **options)
     if not quiet:
         _report_inference(summary, out_path)
     if summary.exit_code:

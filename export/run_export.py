@@ -37,7 +37,7 @@ _FILES = {
     "label_classifier": "label_classifier.onnx",
 }
 _BATCH = {"min": 1, "opt": 32, "max": None}
-_REQUIRES = {"onnxruntime": ">=1.20"}
+_REQUIRES = {"onnxruntime": ">=1.21"}
 
 
 @dataclass(frozen=True, kw_only=True)

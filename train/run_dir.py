@@ -84,8 +84,8 @@ def mark_latest(root: Path) -> None:
 
 
 def find_run(run: str | None, runs: Path = RUNS) -> RunDir:
-    """The run folder ``run``, by path or by name under ``runs``; the latest one for ``None``."""
-    if run is None:
+    """The run folder ``run``, by path or by name under ``runs``; the latest one for ``None`` and ``"latest"``."""
+    if run in (None, "latest"):
         try:
             run = (runs / "latest").read_text(encoding="utf-8").strip()
         except OSError:
@@ -94,6 +94,8 @@ def find_run(run: str | None, runs: Path = RUNS) -> RunDir:
         if (root / "config.json").is_file():
             return RunDir(root)
     known = [entry.name for entry in runs.iterdir() if (entry / "config.json").is_file()] if runs.is_dir() else []
+    if not known:
+        raise UsageError(f"unknown run {run!r}; there is no run in {str(runs)!r} yet; train one with: dann train")
     raise unknown_name("run", run, known)
 
 
