@@ -4,13 +4,16 @@ Results go to standard output or to files, progress and messages to standard err
 library turned into messages and exit codes (:mod:`dann.infer.errors`).
 """
 
+import os
 import re
 import signal
+import sys
 import threading
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Never
@@ -96,6 +99,9 @@ def main() -> None:
     dann export
     dann infer --test-loc imgs/ --out-path preds.csv
     """
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")  # or it adds a line of its own for each broken image
+    if isinstance(sys.stdout, TextIOWrapper):  # as standard error: a name that it cannot print ends no run
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 # ---- train --------------------------------------------------------------------------------------------------------
@@ -187,7 +193,8 @@ def train(
 
     \b
     Example:
-      dann train --source renders/ --target photos/ --test labelled_photos/ --backbone resnet18 --weights DEFAULT
+      dann train --source renders/ --target photos/ --test labelled_photos/
+      dann train --source renders/ --target photos/ --backbone resnet18 --weights DEFAULT
       dann train --preset mnist-mnistm --mode source --seed 1
     """
     from dann.infer.progress import Progress
@@ -224,7 +231,8 @@ def _train_config(preset: str | None, file: Path | None, overrides: dict[str, An
     """The settings, and what the run is called unless it is named; the default preset where nothing names data."""
     from dann.train.config import DEFAULT_PRESET, resolve
 
-    if file is None and "data.source" not in overrides and "data.layout" not in overrides:
+    names_data = any(f"data.{name}" in overrides for name in ("source", "target", "test", "source_test", "layout"))
+    if file is None and not names_data:
         preset = preset or DEFAULT_PRESET
     config = resolve(preset, file, overrides)
     return config, f"{preset or 'custom'}-{config.mode}-s{config.seed}"

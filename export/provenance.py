@@ -38,7 +38,7 @@ def provenance(run: RunDir) -> dict[str, Any]:
 
 def _config_hash(config: TrainConfig) -> str:
     text = json.dumps(config.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
 
 
 def _scores(run: RunDir) -> dict[str, float | None] | None:

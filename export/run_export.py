@@ -110,7 +110,8 @@ def export_run(
             artefacts=artefacts,
             provenance={**provenance(run), "verified_on": sample.to_dict(), "verify": verify},
         )
-        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        # the name of a folder of images may not be UTF-8
+        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8", errors="backslashreplace")
     return Exported(
         bundle=read_bundle(root), verdict=verdict, split_verdict=split_verdict, notes=_notes(run, sample, images)
     )
@@ -183,7 +184,7 @@ def _write_verify(folder: Path, reference: InferenceNetwork, preprocess: Preproc
 
 def _notes(run: RunDir, sample: Sample, wanted: int) -> tuple[str, ...]:
     count = len(sample.images_NHWC)
-    few = f", all that could be read of the {wanted} wanted" if count < wanted else ""
+    few = f" (up to {wanted} are taken)" if count < wanted else ""
     unfinished = ["the run has not ended: this is its last checkpoint"] if not run.result.exists() else []
     return (f"verified on {count} {sample.origin}{few}", *unfinished)
 

@@ -33,7 +33,7 @@ class WholeFile:
 
     def __enter__(self) -> "WholeFile":
         if not os.path.isdir(self._target.parent):
-            raise UsageError(f"the output folder {str(self._target.parent)!r} does not exist; create it first")
+            raise UsageError(f"the output is to go to {str(self._target.parent)!r}, which is not a folder; create it")
         if os.path.exists(self._target) and not os.path.isfile(self._target):
             raise UsageError(f"the output {str(self._target)!r} is a folder or a device; expected the name of a file")
         with self._failure_named():

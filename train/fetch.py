@@ -188,6 +188,8 @@ def _open(url: str, there: int) -> http.client.HTTPResponse | None:
         raise _Broken(f"HTTP {error.code} {error.reason}", final=error.code < 500) from error
     except urllib.error.URLError as error:
         raise _Broken(error.reason) from error
+    except ValueError as error:  # not an address
+        raise _Broken(error, final=True) from error
     except (OSError, http.client.HTTPException) as error:
         raise _Broken(error) from error
 

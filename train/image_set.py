@@ -171,7 +171,8 @@ def _not_images(paths: Sequence[Path], preprocess: PreprocessSpec) -> list[str |
     """For each file the reason why it is no image, from its first bytes; only suspects are decoded."""
 
     def reason(index: int) -> str | None:
-        if cv2.haveImageReader(str(paths[index])):
+        name = str(paths[index])
+        if name.isprintable() and cv2.haveImageReader(name):  # which crashes on a name that is not UTF-8
             return None
         try:  # OpenCV cannot open every name that Python can, so what it refuses is tried in earnest
             load_image(paths[index], preprocess)

@@ -119,7 +119,7 @@ def test_a_full_disk_leaves_what_was_there_and_says_so(tmp_path):
 
 
 def test_a_missing_folder_is_refused_on_entering(tmp_path):
-    with pytest.raises(UsageError, match="missing' does not exist"):
+    with pytest.raises(UsageError, match="missing', which is not a folder; create it"):
         WholeFile(tmp_path / "missing" / "preds.csv").__enter__()
 
 

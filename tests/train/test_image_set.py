@@ -1,5 +1,6 @@
 """Two ways to hold images, one behaviour."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -49,6 +50,12 @@ def test_files_that_are_no_images_are_left_out(paths: list[Path], budget: int):
         "is empty (0 bytes)", "cannot be read", "cannot be decoded",
     ]  # fmt: skip
     np.testing.assert_array_equal(images.read(np.array([3]))[0], load_image(paths[5], SIZE))
+
+
+@pytest.mark.parametrize("budget", [STREAM, MEMORY])
+def test_a_name_that_is_not_utf_8_is_read_like_any_other(paths: list[Path], budget: int):
+    odd = paths[0].rename(paths[0].with_name(os.fsdecode(b"\xff.png")))
+    np.testing.assert_array_equal(opened([odd], budget).read(np.array([0]))[0], load_image(odd, SIZE))
 
 
 @pytest.mark.parametrize("budget", [STREAM, MEMORY])

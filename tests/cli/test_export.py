@@ -1,0 +1,94 @@
+"""``dann export`` and ``dann eval``: output, and what they refuse."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from command import DATA, TINY, dann, done, refused
+
+
+def test_the_report_ends_with_the_bundle(finished: Path):
+    ran = done("export", "--with-features", "--split", "--out", "bundle")
+    lines = ran.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines[:3]] == [
+        "model.onnx",
+        "feature_extractor.onnx",
+        "label_classifier.onnx",
+    ]
+    assert "verdict: passed" in lines[3] and lines[-1] == "bundle: bundle"
+
+
+def test_export_before_any_run_says_what_to_type(place: Path):
+    refused(dann("export"), 2, "no run in 'runs' yet", "dann train")
+    refused(dann("export", "--run", "mine"), 2, "unknown run 'mine'", "no run in 'runs' yet", "dann train")
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "parts"),
+    [
+        (["--run", "tinny"], 2, ["unknown run 'tinny'", "did you mean 'tiny'?"]),
+        (["--format", "trt"], 4, ["'trt'", "--format onnx"]),
+        (["--format", "onxx"], 2, ["unknown export format 'onxx'", "did you mean 'onnx'?"]),
+        (["--out", "no/where"], 2, ["'no/where'", "not a folder"]),
+        (["--out", "labelled"], 2, ["'labelled' holds files that are no bundle's", "--out"]),
+        (["--out", "/proc/bundle"], 1, ["'/proc/bundle' cannot be written"]),
+        (["--verify-data", "nowhere/"], 2, ["'nowhere/' does not exist"]),
+        (["--verify-data", "spoiled"], 1, ["images can be read for the verdict"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and value[0].startswith("--") else None,
+)
+def test_what_cannot_be_exported_is_refused_and_the_bundle_stays(
+    words: list[str], exit_code: int, parts: list[str], finished: Path, spoil
+):
+    spoil(finished / "spoiled")
+    before = (finished / "runs/tiny/bundle/manifest.json").read_bytes()
+    refused(dann("export", *words), exit_code, *parts)
+    assert (finished / "runs/tiny/bundle/manifest.json").read_bytes() == before
+    assert len(list((finished / "labelled").rglob("*.png"))) == 16
+
+
+def test_scores_are_printed_and_written(finished: Path):
+    ran = done("eval")
+    title, *rows = ran.stdout.partition("\n\n")[2].splitlines()
+    assert title == "rows: true class, columns: predicted class"
+    assert [row.split()[0] for row in rows] == ["night", "night", "noon"]  # the header, then a row a class
+    assert ran.stderr == "written to runs/tiny/eval.json\n"
+    scores = json.loads((finished / "runs/tiny/eval.json").read_text())
+    assert {"accuracy", "recall", "confusion", "ece"} <= scores["target"].keys() and "domain_accuracy" in scores
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "parts"),
+    [
+        (["--data", "other"], 2, ["'other' has classes", "['dusk']", "the model knows ['night', 'noon']"]),
+        (["--data", "nowhere/"], 2, ["'nowhere/' does not exist"]),
+        (["--data", "labelled/noon"], 2, ["has no labels"]),
+        (["--run", "tinny"], 2, ["did you mean 'tiny'?"]),
+        (["--out-path", "no/where.json"], 2, ["--out-path is 'no/where.json'", "a folder that exists"]),
+        (["--out-path", "labelled"], 2, ["--out-path is 'labelled'", "the name of a file"]),
+        (["--device", "gpu"], 2, ["'gpu'", "auto, cpu, cuda"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and value[0].startswith("--") else None,
+)
+def test_what_cannot_be_evaluated_is_refused(words: list[str], exit_code: int, parts: list[str], finished: Path):
+    shutil.copytree("labelled/noon", "other/dusk")
+    refused(dann("eval", *words), exit_code, *parts)
+
+
+def test_scores_that_cannot_be_written_are_still_printed(finished: Path):
+    ran = dann("eval", "--out-path", "/proc/scores.json")
+    assert (ran.exit_code, ran.stdout.count("accuracy")) == (1, 2)
+    assert ran.stderr.startswith("error: /proc/scores.json cannot be written")
+
+
+def test_a_run_without_labelled_photos_asks_for_some(place: Path):
+    done("train", *DATA[:4], *TINY)
+    refused(dann("eval"), 2, "names no labelled target images", "--data SPEC")
+
+
+def test_a_run_that_was_damaged_is_named(finished: Path):
+    weights = finished / "runs/tiny/checkpoints/last.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    refused(dann("export"), 1, "last.safetensors")
+    refused(dann("eval"), 1, "last.safetensors")

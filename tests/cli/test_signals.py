@@ -1,0 +1,81 @@
+"""Ctrl-C and SIGTERM: exit codes, what is kept, and that no half-written file stays."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from command import DATA, NETWORK, Ran, done, outcome, start
+
+SIGNALS = pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+
+
+def stopped_at(line: str, process: subprocess.Popen[str], number: signal.Signals) -> Ran:
+    """What becomes of ``process`` when it gets the signal once its standard error has a line that begins so."""
+    assert process.stderr is not None
+    for text in process.stderr:
+        if text.startswith(line):
+            break
+    process.send_signal(number)
+    return outcome(process)
+
+
+@SIGNALS
+def test_a_stopped_training_is_saved_and_goes_on(number: signal.Signals, exit_code: int, place: Path):
+    settings = [*DATA, *NETWORK, "--steps", "400", "--name", "mine"]
+    ran = stopped_at("train: 1/400", start("train", *settings), number)
+    assert (ran.exit_code, ran.stdout) == (exit_code, ""), ran
+    said = re.fullmatch(
+        rf"error: stopped by {number.name} after step (\d+) of 400; the state is saved\. "
+        "Continue with: dann train --resume runs/mine\n",
+        ran.stderr,
+    )
+    assert said and not Path("runs/mine/result.json").exists(), ran
+    assert done("train", "--resume", "runs/mine").stderr.startswith(f"train: {int(said[1]) + 1}/400 ")
+    assert json.loads(Path("runs/mine/result.json").read_text())["target"]["images"] == 16
+
+
+@pytest.fixture
+def slow_images(finished: Path) -> str:
+    """A folder of 500 images that take a while to decode."""
+    folder = finished / "large"
+    folder.mkdir()
+    assert cv2.imwrite(str(folder / "0.png"), np.zeros((3000, 3000, 3), np.uint8))
+    for index in range(1, 500):
+        os.link(folder / "0.png", folder / f"{index}.png")
+    return "large"
+
+
+@SIGNALS
+def test_a_stopped_inference_leaves_the_earlier_file_and_no_other(
+    number: signal.Signals, exit_code: int, slow_images: str, finished: Path
+):
+    Path("preds.csv").write_text("earlier")
+    before = sorted(path for path in finished.iterdir())
+    options = "--workers 1 --batch-size 1 --out-path preds.csv".split()
+    ran = stopped_at("infer: 1/500", start("infer", "--test-loc", slow_images, *options), number)
+    said = "interrupted" if number == signal.SIGINT else "terminated"
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (exit_code, "", f"error: {said}\n")
+    assert Path("preds.csv").read_text() == "earlier"
+    assert sorted(path for path in finished.iterdir()) == before
+
+
+@SIGNALS
+def test_a_stopped_rendering_leaves_nothing(number: signal.Signals, exit_code: int, place: Path):
+    before = sorted(path for path in place.iterdir())
+    ran = stopped_at("cars: ", start("data", "cars", "--out", "cars", "--workers", "1"), number)
+    assert (ran.exit_code, ran.stdout) == (exit_code, ""), ran
+    assert sorted(path for path in place.iterdir()) == before
+
+
+def test_the_handlers_of_the_caller_come_back(finished: Path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    done("infer", "--test-loc", "labelled", "--out-path", "preds.csv")
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
