@@ -19,6 +19,7 @@ SUFFIXES = frozenset(
 """What counts as an image, in lower case; file names match in any case."""
 
 _EVERYTHING = ("**",)
+_CLUTTER = frozenset({"__MACOSX", "@eaDir"})  # what macOS archives and Synology drives leave beside images
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -43,7 +44,8 @@ def find_images(location: Path | str) -> list[ImageFile]:
     ``location`` is a folder (searched at every depth), a pattern (``"shots/**/*.png"``; ``**`` is any depth)
     or one file. Names are relative to the folder, to the part of the pattern before its first wildcard, or to
     the folder of the file. Links to files are followed, links to folders are not: they may form a loop. Other
-    kinds of files (pipes, devices, broken links) are left out.
+    kinds of files (pipes, devices, broken links) are left out, and so are hidden files and system clutter unless
+    they are named.
 
     Raises :class:`UsageError` where there is no such path or no image in it.
     """
@@ -92,6 +94,8 @@ def _walk(root: Path, pattern: tuple[str, ...]) -> Iterator[str]:
         if head == "**":
             todo.append((prefix, tuple(rest) or ("*",)))
         for entry in _entries(root / prefix):
+            if is_clutter(entry.name) and not head.startswith("."):
+                continue
             if entry.is_dir(follow_symlinks=False):
                 if head == "**":
                     todo.append((f"{prefix}{entry.name}/", (head, *rest)))
@@ -99,6 +103,11 @@ def _walk(root: Path, pattern: tuple[str, ...]) -> Iterator[str]:
                     todo.append((f"{prefix}{entry.name}/", tuple(rest)))
             elif not rest and fnmatchcase(entry.name, head) and entry.is_file():
                 yield prefix + entry.name
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a file or folder of that name is hidden, or one that a system leaves beside images."""
+    return name.startswith(".") or name in _CLUTTER
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -6,21 +6,21 @@
     digits.npz      x uint8 N×H×W[×3], y integers, and optionally classes: the names that y indexes
     mnist           a named set (dann.train.named_sets); ./mnist is a folder of that name
 
-Images are found as inference finds them (dann.infer.images), less hidden files and system clutter; and a
-class folder may be a link.
+Images are found as inference finds them (dann.infer.images), without hidden files; and a class folder may be
+a link.
 """
 
 import csv
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from dann.infer.errors import UsageError, unknown_name
-from dann.infer.images import SUFFIXES, find_images, is_image_name
+from dann.infer.images import SUFFIXES, find_images, is_clutter, is_image_name
 from dann.train.named_sets import (
     CARS,
     DIGIT_SETS,
@@ -32,7 +32,6 @@ from dann.train.named_sets import (
     read_npz,
 )
 
-_CLUTTER = frozenset({"__MACOSX", "@eaDir"})  # what macOS archives and Synology drives leave beside images
 _EXPECTED = f"expected a folder, a .csv, an .npz, or a named set: {', '.join(NAMED_SETS)}"
 
 
@@ -113,7 +112,7 @@ def _find_folder(root: Path, by_class: bool) -> Found:
 def _list(root: Path) -> tuple[list[Path], dict[str, list[Path]]]:
     """The image files directly in ``root``, and for each of its folders (or links to one) all below it."""
     try:
-        entries = sorted(path for path in root.iterdir() if not _is_clutter(path.name))
+        entries = sorted(path for path in root.iterdir() if not is_clutter(path.name))
     except OSError as error:
         raise UsageError(f"'{root}' cannot be listed: {error.strerror or error}") from error
     loose = [path for path in entries if is_image_name(path.name) and path.is_file()]
@@ -122,13 +121,9 @@ def _list(root: Path) -> tuple[list[Path], dict[str, list[Path]]]:
 
 def _images_below(folder: Path) -> list[Path]:
     try:
-        return [image.path for image in find_images(folder) if not _is_clutter(image.name)]
+        return [image.path for image in find_images(folder)]
     except UsageError:  # there are none, which the caller knows more about
         return []
-
-
-def _is_clutter(name: str) -> bool:
-    return any(part.startswith(".") or part in _CLUTTER for part in PurePosixPath(name).parts)
 
 
 def _find_csv(path: Path) -> Found:

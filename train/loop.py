@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dann.infer.errors import DannError, Interrupted
+from dann.infer.errors import DannError, Interrupted, UsageError
 from dann.train import augment, checkpoint
 from dann.train.batches import Batch, BatchStream, prefetched
 from dann.train.config import OptimiserConfig, TrainConfig
@@ -96,6 +96,8 @@ def resume(
     network = build_network(from_scratch(config), len(domains.classes))
     training = _Training(config, domains, network, run, device)
     training.restore()
+    if training.step == training.total and run.result.exists():
+        raise UsageError(f"run {str(run.root)!r} is finished; there is nothing to resume")
     mark_latest(run.root)
     return training.go(on_step, on_message)
 

@@ -43,7 +43,7 @@ def test_the_latest_run_is_the_one_that_is_used(finished: Path):
     done("train", *DATA, *TINY, "--name", "newer")
     done("export")
     assert (finished / "runs/newer/bundle/manifest.json").is_file()
-    assert "runs/newer" in done("train", "--resume", "latest").stdout
+    refused(dann("train", "--resume", "latest"), 2, "runs/newer", "is finished")
 
 
 def test_inference_from_a_run_exports_it_first(place: Path):

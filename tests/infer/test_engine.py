@@ -66,7 +66,7 @@ def test_cuda_gives_the_numbers_of_the_cpu(make_bundle):
     assert np.abs(cuda["logits"] - cpu["logits"]).max() < 1e-4
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:x", "CPU", "", "cpu\n"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", "", "cpu\n"])
 def test_an_unknown_device_is_refused(bundle, device):
     with pytest.raises(UsageError, match="unknown device"):
         open_engine(read_bundle(bundle), device=device)

@@ -24,6 +24,12 @@ def test_a_folder_is_searched_at_every_depth_and_sorted_by_name(tmp_path):
     assert names(str(tmp_path) + "/") == names(tmp_path)
 
 
+def test_hidden_files_and_system_clutter_are_left_out_unless_named(tmp_path):
+    touch(tmp_path, "a.png", "._a.png", ".thumbs/b.png", "__MACOSX/c.png", "day/@eaDir/d.png", "day/.e.png")
+    assert names(tmp_path) == names(tmp_path / "**") == ["a.png"]
+    assert names(tmp_path / "._a.png") == ["._a.png"] and names(tmp_path / "day" / ".*") == [".e.png"]
+
+
 def test_every_image_can_be_opened_through_its_path(tmp_path):
     touch(tmp_path, "sub/a.png", "=b.png")
     assert all(image.path.is_file() for image in find_images(tmp_path))

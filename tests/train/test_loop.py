@@ -553,3 +553,11 @@ def test_a_run_that_is_refused_leaves_the_latest_as_it_was(
         fit(configure(settings), runs=runs, name="bad")
     assert find_run(None, runs).root.name == "good"
     assert not (runs / "bad").exists()
+
+
+def test_a_finished_run_is_not_resumed(configure: Configure, runs: Path):
+    result = fit(configure(steps=1), runs=runs)
+    before = result.run.result.read_bytes()
+    with pytest.raises(UsageError, match="is finished; there is nothing to resume"):
+        resume(result.run)
+    assert result.run.result.read_bytes() == before
