@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dann.train.evaluate import DomainScores, Scores
     from dann.train.run_evaluation import RunEvaluation
 
+SOME_UNREADABLE = 3
 INTERRUPTED = 130
 TERMINATED = 143
 
@@ -104,6 +105,18 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+# ---- options that commands share ------------------------------------------------------------------------------------
+
+_run_option = click.option("--run", metavar="RUN", help="Folder or name of a run.  [default: the latest]")
+_runs_option = click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of all runs.",
+)
+
+
 # ---- train --------------------------------------------------------------------------------------------------------
 
 _SETTINGS: dict[str, str] = {
@@ -164,13 +177,7 @@ _SETTINGS: dict[str, str] = {
     metavar="KEY=VALUE",
     help="Any other setting, by its name in --print-config.",
 )
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of all runs.",
-)
+@_runs_option
 @click.option("--name", help="Name of this run.  [default: from preset, mode and seed]")
 @click.option("--resume", "resume_run", metavar="RUN", help="Continue an interrupted run; all else comes from it.")
 @click.option("--print-config", is_flag=True, help="Print the resolved settings as TOML and stop.")
@@ -194,7 +201,7 @@ def train(
     \b
     Example:
       dann train --source renders/ --target photos/ --test labelled_photos/
-      dann train --source renders/ --target photos/ --backbone resnet18 --weights DEFAULT
+      dann train --source renders/ --target photos/ --backbone resnet18 --weights DEFAULT --size 224 --lr 1e-4
       dann train --preset mnist-mnistm --mode source --seed 1
     """
     from dann.infer.progress import Progress
@@ -231,10 +238,10 @@ def _train_config(preset: str | None, file: Path | None, overrides: dict[str, An
     """The settings, and what the run is called unless it is named; the default preset where nothing names data."""
     from dann.train.config import DEFAULT_PRESET, resolve
 
-    names_data = any(f"data.{name}" in overrides for name in ("source", "target", "test", "source_test", "layout"))
-    if file is None and not names_data:
-        preset = preset or DEFAULT_PRESET
     config = resolve(preset, file, overrides)
+    if not any((config.data.source, config.data.target, config.data.test, config.data.layout == "split")):
+        preset = DEFAULT_PRESET
+        config = resolve(preset, file, overrides)
     return config, f"{preset or 'custom'}-{config.mode}-s{config.seed}"
 
 
@@ -271,15 +278,6 @@ def _setting(text: str) -> tuple[str, Any]:
 
 # ---- eval ---------------------------------------------------------------------------------------------------------
 
-_run_option = click.option("--run", metavar="RUN", help="Folder or name of a run.  [default: the latest]")
-_runs_option = click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    help="Folder of all runs.",
-)
-
 
 @main.command("eval")
 @_run_option
@@ -305,6 +303,8 @@ def evaluate(run: str | None, runs: Path, data: str | None, device: str, out_pat
     _print_evaluation(evaluation)
     write_json(out_path, evaluation.to_dict())
     click.echo(f"written to {out_path}", err=True)
+    if evaluation.skipped:
+        raise click.exceptions.Exit(SOME_UNREADABLE)
 
 
 def _print_evaluation(evaluation: "RunEvaluation") -> None:
@@ -312,6 +312,10 @@ def _print_evaluation(evaluation: "RunEvaluation") -> None:
     _print_scores(scores, oracle=evaluation.mode == "target", simulated=evaluation.simulated)
     if scores.target is not None:
         _print_confusion(scores.target)
+    for note in evaluation.notes:
+        click.echo(note, err=True)
+    for name, reason in evaluation.skipped:
+        click.echo(f"left out {name}: {reason}", err=True)
 
 
 def _print_scores(scores: "DomainScores", *, oracle: bool, simulated: bool) -> None:
@@ -393,7 +397,7 @@ def export(
 @click.option("--out-path", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
 @click.option("--top-k", type=int, default=1, show_default=True, help="How many of the most probable classes to name.")
 @click.option("--probs", is_flag=True, help="A column with the probability of each class.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda:N.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--batch-size", type=int, help="Images per batch.  [default: the bundle's usual one]")
 @click.option("--workers", type=int, help="Decode threads.  [default: one per core]")
 @click.option("--threads", type=int, help="Compute threads.  [default: one per physical core]")
@@ -431,13 +435,13 @@ def infer(
 
 
 def _bundle_to_use(bundle: str | None, checkpoint: str | None, runs: Path) -> Path:
-    """The bundle named, that of the run named (exported now), or that of the latest run."""
+    """The bundle named, that of the run named (exported now, if it is not up to date), or that of the latest run."""
     if bundle is not None:
         return Path(bundle)
     from dann.train.run_dir import find_run
 
     run = find_run(checkpoint, runs)
-    if checkpoint is not None:
+    if checkpoint is not None and not run.has_current_bundle():
         from dann.export.run_export import export_run
 
         exported = export_run(run)
@@ -445,6 +449,8 @@ def _bundle_to_use(bundle: str | None, checkpoint: str | None, runs: Path) -> Pa
             click.echo(line, err=True)
     elif not run.bundle.is_dir():
         raise UsageError(f"run {str(run.root)!r} has no bundle yet; make it with: dann export --run {run.root}")
+    elif run.last.is_file() and not run.has_current_bundle():
+        raise UsageError(f"{run.bundle} is older than the checkpoint; renew it with: dann export --run {run.root}")
     return run.bundle
 
 
@@ -452,7 +458,7 @@ def _report_inference(summary: "Summary", out_path: Path) -> None:
     rate = f"{summary.seconds:.1f} s, {summary.images_per_second:.0f} images/s, {summary.engine}"
     click.echo(f"{summary.images} images → {out_path} ({rate})", err=True)
     for reason, count in summary.errors.items():
-        click.echo(f"{count} unreadable: {reason}", err=True)
+        click.echo(f"{count} with an error: {reason}", err=True)
 
 
 # ---- data ---------------------------------------------------------------------------------------------------------

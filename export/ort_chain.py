@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 
 from dann.infer.errors import DannError
+from dann.infer.ort_engine import session_options
 
 _CPU = "CPUExecutionProvider"
 
@@ -17,8 +18,7 @@ class OrtChain:
     executor = f"onnxruntime {onnxruntime.__version__} CPU"
 
     def __init__(self, files: Sequence[Path]):
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors: what matters is raised
+        options = session_options(None)  # as in inference
         try:
             self._sessions = [onnxruntime.InferenceSession(file, options, providers=[_CPU]) for file in files]
         except Exception as error:  # its exceptions share no base class

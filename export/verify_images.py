@@ -39,11 +39,12 @@ def verify_sample(config: TrainConfig, verify_data: str | None, count: int) -> S
 
     Raises :class:`UsageError` where there are none, :class:`DannError` where none can be read.
     """
-    root = Path(config.data.data_root) if config.data.data_root else None
     try:
         spec, role, origin = _choose(config, verify_data)
-        # without a budget, files are decoded when they are read, which is only the sample
-        images = open_unlabelled(spec, config.data.preprocess, role=role, data_root=root, memory_budget_bytes=0)
+        # only the sample is decoded
+        images = open_unlabelled(
+            spec, config.data.preprocess, role=role, data_root=config.data.root, memory_budget_bytes=0, checked=False
+        )
     except UsageError as error:
         hint = "" if verify_data else "; the verdict needs images: name some with --verify-data SPEC"
         raise UsageError(f"{error}{hint}") from error

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +77,7 @@ class Manifest:
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise BundleError(f"the manifest's classes are {list(self.classes)}; expected two or more different names")
-        if not all(name and name.isprintable() for name in self.classes):
+        if not all(is_one_line(name) for name in self.classes):
             raise BundleError(f"the manifest's classes are {list(self.classes)}; expected names that can be printed")
         for artefact in self.artefacts:
             if not is_plain_relative(artefact.file):
@@ -198,6 +199,11 @@ def sha256_of(path: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_one_line(name: str) -> bool:
+    """Whether ``name`` can be shown and written as text in one line: not blank, nothing that controls or breaks it."""
+    return bool(name.strip()) and not any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name)
 
 
 def is_plain_relative(name: str) -> bool:

@@ -30,10 +30,10 @@ class Engine(Protocol):
 def open_engine(bundle: Bundle, *, device: str = "auto", threads: int | None = None) -> Engine:
     """The engine that serves ``bundle`` on ``device``.
 
-    ``device`` is ``cpu``, ``cuda`` (the first), ``cuda:N``, or ``auto``: the first CUDA device where CUDA works, else the CPU. A
-    device asked for by name serves, or :class:`UnavailableError` is raised; so it is where the runtime is not
-    installed. ``threads`` is how many CPU threads compute one batch, ``None`` for one per physical core.
-    Raises :class:`BundleError` where the model file is not the exported one.
+    ``device`` is ``cpu``, ``cuda`` (the first), ``cuda:N``, or ``auto``: the first CUDA device where CUDA works,
+    else the CPU. A device asked for by name serves, or :class:`UnavailableError` is raised; so it is where the
+    runtime is not installed. ``threads`` is how many CPU threads compute one batch, ``None`` for one per physical
+    core. Raises :class:`BundleError` where the model file is not the exported one.
     """
     device = "cuda:0" if device == "cuda" else device
     if not re.fullmatch(r"auto|cpu|cuda:\d+", device):

@@ -23,7 +23,7 @@ class OrtEngine:
     def __init__(self, bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None):
         self.artefact = artefact
         model = bundle.file(artefact)
-        self._session, served_by = _open_session(model, device, _options(threads))
+        self._session, served_by = _open_session(model, device, session_options(threads))
         _check_fits(self._session, model, bundle)
         self._output_names = [output.name for output in self._session.get_outputs()]
         self.description = f"onnxruntime {onnxruntime.__version__} on {served_by}"
@@ -39,7 +39,7 @@ class OrtEngine:
         del self._session
 
 
-def _options(threads: int | None) -> onnxruntime.SessionOptions:
+def session_options(threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3  # errors: what matters is raised, the rest would break the progress line
@@ -56,6 +56,8 @@ def _open_session(
         return _cpu_session(model, options), "cpu"
     if device != "auto":
         return _cuda_session(model, options, device), device
+    if _CUDA not in onnxruntime.get_available_providers():
+        return _cpu_session(model, options), "cpu (auto: onnxruntime has no CUDA here)"
     try:
         return _cuda_session(model, options, "cuda:0"), "cuda:0 (auto: CUDA works here)"
     except UnavailableError as error:

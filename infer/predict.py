@@ -108,6 +108,8 @@ class Classifier:
         An image is a path or a uint8 RGB array (H, W, 3) or grey (H, W) of any size. One that cannot be read
         gives a prediction with ``error``; the others are not affected.
         """
+        if isinstance(images, str | Path):
+            raise UsageError(f"one path was given, {str(images)!r}; expected several, as in [{str(images)!r}]")
         spec = self.manifest.preprocess
         batch_NHWC = np.zeros((self.batch_size, spec.height, spec.width, 3), np.uint8)
         with closing(self._decode(images)) as decoded:

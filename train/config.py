@@ -50,6 +50,11 @@ class DataConfig:
         self.preprocess  # noqa: B018  refuses impossible sizes now rather than at the first image
 
     @property
+    def root(self) -> Path | None:
+        """``data_root`` as a path."""
+        return Path(self.data_root) if self.data_root else None
+
+    @property
     def preprocess(self) -> PreprocessSpec:
         """How every image reaches the network."""
         return PreprocessSpec(

@@ -91,10 +91,14 @@ def open_unlabelled(
     role: Role = "target",
     data_root: Path | None = None,
     memory_budget_bytes: int = MEMORY_BUDGET_BYTES,
+    checked: bool = True,
 ) -> ImageSet:
-    """The images that ``spec`` names; labels, where it has any, end here. Raises as :func:`open_labelled`."""
+    """The images that ``spec`` names; labels, where it has any, end here. Raises as :func:`open_labelled`.
+
+    ``checked=False`` does not decode the files of a set over the budget before they are read.
+    """
     found = find(spec, split, role, data_root or default_data_root(), by_class=False)
-    return _load(found, preprocess, memory_budget_bytes)[0]
+    return _load(found, preprocess, memory_budget_bytes, checked)[0]
 
 
 def has_test_split(spec: str) -> bool:
@@ -136,10 +140,12 @@ def holdout(labelled: LabelledSet, fraction: float, seed: int) -> tuple[Labelled
     return labelled.subset(np.flatnonzero(~held)), labelled.subset(np.flatnonzero(held))
 
 
-def _load(found: Found, preprocess: PreprocessSpec, memory_budget_bytes: int) -> tuple[ImageSet, np.ndarray]:
+def _load(
+    found: Found, preprocess: PreprocessSpec, memory_budget_bytes: int, checked: bool = True
+) -> tuple[ImageSet, np.ndarray]:
     """The images, and the positions in ``found`` of those that can be read."""
     if isinstance(found.content, Files):
-        images, kept = images_from_files(*found.content, preprocess, memory_budget_bytes)
+        images, kept = images_from_files(*found.content, preprocess, memory_budget_bytes, checked=checked)
         images.skipped.extend(found.skipped)
         return images, kept
     images = images_from_arrays(*found.content, preprocess)

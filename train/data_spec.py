@@ -11,7 +11,7 @@ a link.
 """
 
 import csv
-import unicodedata
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dann.infer.bundle import is_one_line
 from dann.infer.errors import UsageError, unknown_name
 from dann.infer.images import SUFFIXES, find_images, is_clutter, is_image_name
 from dann.train.named_sets import (
@@ -74,7 +75,7 @@ def find(spec: str, split: Split, role: Role, data_root: Path, *, by_class: bool
         digits = read_digits(spec, split, data_root)
         return _found_arrays(digits.images, digits.labels, digits.classes, f"{spec}/{split}")
     path = Path(spec)
-    if not spec or not path.exists():
+    if not os.path.exists(spec):  # Path.exists raises for a name that is too long
         raise _missing(spec)
     if path.is_dir():
         return _find_folder(path, by_class)
@@ -186,8 +187,7 @@ def _checked_classes(origin: Path, names: Sequence[str]) -> tuple[str, ...]:
     """``names``, where none of them would break a CSV, a spreadsheet, a terminal or a file system."""
     seen: dict[str, str] = {}
     for name in names:
-        control = any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name)
-        if not name.strip() or name[0] in "=+-@" or control:
+        if not is_one_line(name) or name[0] in "=+-@":
             raise UsageError(
                 f"'{origin}' has the class {name!r}; expected a name that is not empty, has no control "
                 "characters and does not begin with = + - @: rename it"

@@ -21,7 +21,7 @@ from dann.train.data import (
     open_unlabelled,
     split_layout,
 )
-from dann.train.named_sets import CARS, NAMED_SETS
+from dann.train.named_sets import CARS, DIGIT_SETS, NAMED_SETS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +55,8 @@ class Domains:
 def specs(data: DataConfig) -> tuple[str, str | None, str | None]:
     """Source, target and test spec, whichever way the configuration names them."""
     if data.layout == "split":
+        if data.source or data.target or data.test:
+            raise UsageError("layout 'split' says by itself where source, target and test are; leave those specs out")
         if data.data_root is None:
             raise UsageError("layout 'split' needs the folder that holds train/ and test/; give it as --data-root")
         return split_layout(Path(data.data_root))
@@ -99,17 +101,16 @@ def open_domains(config: TrainConfig) -> Domains:
     source, target, test = specs(data)
     if config.mode != "source" and target is None:
         raise UsageError(f"mode {config.mode!r} needs target images; name them with --target")
-    root = Path(data.data_root) if data.data_root else None
 
     labelled, source_test = open_source_sets(config)
     classes = labelled.classes
     if config.mode == "target":
         assert target is not None
-        labelled = open_labelled(target, data.preprocess, role="target", data_root=root, classes=classes)
+        labelled = open_labelled(target, data.preprocess, role="target", data_root=data.root, classes=classes)
     unlabelled = None
     if config.mode == "dann":
         assert target is not None
-        unlabelled = open_unlabelled(target, data.preprocess, data_root=root)
+        unlabelled = open_unlabelled(target, data.preprocess, data_root=data.root)
     return Domains(
         labelled=labelled,
         unlabelled=unlabelled,
@@ -126,19 +127,17 @@ def open_target_test(
     spec = test or (target if target and has_test_split(target) else None)
     if spec is None:
         return None
-    root = Path(data.data_root) if data.data_root else None
-    return open_labelled(spec, data.preprocess, split="test", role="target", data_root=root, classes=classes)
+    return open_labelled(spec, data.preprocess, split="test", role="target", data_root=data.root, classes=classes)
 
 
 def open_source_sets(config: TrainConfig) -> tuple[LabelledSet, LabelledSet | None]:
     """The source to train on and the source to test on, which share no image."""
     data = config.data
     source, _, _ = specs(data)
-    root = Path(data.data_root) if data.data_root else None
-    labelled = open_labelled(source, data.preprocess, data_root=root)
-    spec = data.source_test or (source if has_test_split(source) and source != CARS else None)
+    labelled = open_labelled(source, data.preprocess, data_root=data.root)
+    spec = data.source_test or (source if source in DIGIT_SETS else None)
     if spec is not None:
-        test = open_labelled(spec, data.preprocess, split="test", data_root=root, classes=labelled.classes)
+        test = open_labelled(spec, data.preprocess, split="test", data_root=data.root, classes=labelled.classes)
         return labelled, test
     if data.holdout == 0:
         return labelled, None

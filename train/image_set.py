@@ -1,8 +1,7 @@
 """Images of one size without labels: decoded once into memory, or at each read.
 
-Both ways go through :mod:`dann.infer.preprocess` and give the same pixels; the memory budget chooses. A file
-that cannot be read is left out when the set is opened. For a set that streams, opening only checks that each
-file begins like an image, as decoding everything would cost as much as an epoch; one that fails later ends
+Both ways go through :mod:`dann.infer.preprocess` and give the same pixels; the memory budget chooses. A file that
+cannot be read is found and left out when the set is opened. One that a streaming set can no longer read later ends
 the read with its name, because a silent substitute would change what was trained on.
 """
 
@@ -14,7 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
 from dann.infer.errors import DannError, ImageError
@@ -84,17 +82,18 @@ def images_from_arrays(images: np.ndarray, names: Sequence[str], preprocess: Pre
 
 
 def images_from_files(
-    paths: Sequence[Path], root: Path, preprocess: PreprocessSpec, memory_budget_bytes: int
+    paths: Sequence[Path], root: Path, preprocess: PreprocessSpec, memory_budget_bytes: int, *, checked: bool = True
 ) -> tuple[ImageSet, np.ndarray]:
     """A set of the files that can be read, and their positions in ``paths`` (int64).
 
-    ``root`` is what fingerprints take the paths relative to. Raises :class:`DannError` if none can be read.
+    ``root`` is what fingerprints take the paths relative to. Files that do not fit the budget are decoded once here
+    too, to find those that cannot be read, unless ``checked`` is off. Raises :class:`DannError` if none can be read.
     """
     if len(paths) * preprocess.height * preprocess.width * 3 <= memory_budget_bytes:
         pixels_NHWC, failures = _decode_all(paths, preprocess)
         store: _Store = _MemoryStore(pixels_NHWC, [str(path) for path in paths])
     else:
-        failures = _not_images(paths, preprocess)
+        failures = _failures(paths, preprocess) if checked else [None] * len(paths)
         store = _FileStore(paths, root, preprocess)
     kept = np.array([i for i, reason in enumerate(failures) if reason is None], np.int64)
     if not len(kept):
@@ -167,14 +166,11 @@ def _decode_all(paths: Sequence[Path], preprocess: PreprocessSpec) -> tuple[np.n
     return pixels_NHWC, _in_threads(decode_into, len(paths))
 
 
-def _not_images(paths: Sequence[Path], preprocess: PreprocessSpec) -> list[str | None]:
-    """For each file the reason why it is no image, from its first bytes; only suspects are decoded."""
+def _failures(paths: Sequence[Path], preprocess: PreprocessSpec) -> list[str | None]:
+    """For each file the reason why it cannot be read, found by reading it."""
 
     def reason(index: int) -> str | None:
-        name = str(paths[index])
-        if name.isprintable() and cv2.haveImageReader(name):  # which crashes on a name that is not UTF-8
-            return None
-        try:  # OpenCV cannot open every name that Python can, so what it refuses is tried in earnest
+        try:
             load_image(paths[index], preprocess)
         except ImageError as error:
             return str(error)

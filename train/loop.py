@@ -51,8 +51,11 @@ class TrainResult:
     simulated: bool
     """Whether the target photos are simulated ones."""
     seconds: float
+    """Since the run, or its resumption, began; evaluations after epochs included."""
     images_per_second: float
+    """Of both domains, in that time."""
     skipped: list[tuple[str, str]]
+    """Name and reason of every image that could not be read."""
 
 
 def fit(
@@ -98,7 +101,6 @@ def resume(
     training.restore()
     if training.step == training.total and run.result.exists():
         raise UsageError(f"run {str(run.root)!r} is finished; there is nothing to resume")
-    mark_latest(run.root)
     return training.go(on_step, on_message)
 
 
@@ -129,7 +131,9 @@ class _Training:
         for name, reason in self.domains.skipped[:5]:
             on_message(f"left out {name}: {reason}")
         if len(self.domains.skipped) > 5:
-            on_message(f"left out {len(self.domains.skipped)} images that cannot be read, the first five named above")
+            on_message(
+                f"left out {len(self.domains.skipped)} images that cannot be read; {self.run.result} will name all"
+            )
         with StopSignal() as stop, MetricsLog(self.run.metrics, self.run.tensorboard, step=self.step) as log:
             self._train(stop, log, on_step)
             seconds = time.perf_counter() - began
@@ -263,6 +267,7 @@ class _Training:
             step=self.step,
             classes=self.domains.classes,
         )
+        mark_latest(self.run.root)
 
     def _non_finite(self, batches: tuple[Batch, ...], losses: dict[str, Tensor]) -> DannError:
         sets = [self.domains.labelled.images, self.domains.unlabelled]
@@ -359,6 +364,6 @@ def _result_json(result: TrainResult) -> dict[str, Any]:
         "checkpoint": "last",
         "seconds": round(result.seconds, 1),
         "images_per_second": round(result.images_per_second, 1),
-        "skipped_images": len(result.skipped),
+        "skipped_images": [{"path": name, "reason": reason} for name, reason in result.skipped],
         **result.scores.to_dict(),
     }

@@ -1,6 +1,7 @@
 """Where the numbers of a run go: ``metrics.jsonl`` and TensorBoard, the same values in both."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -50,4 +51,6 @@ def _drop_after(jsonl: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError):
             continue  # the torn last line of a killed run
-    jsonl.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    part = jsonl.with_name(jsonl.name + ".part")
+    part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(part, jsonl)

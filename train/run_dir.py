@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from dann.infer.bundle import MANIFEST, read_bundle, sha256_of
 from dann.infer.errors import DannError, UsageError, unknown_name
 from dann.train.config import TrainConfig
 
@@ -45,12 +46,19 @@ class RunDir:
             raise DannError(f"{self.config} has schema {schema}, this dann reads up to {CONFIG_SCHEMA}; upgrade dann")
         return TrainConfig.from_dict(settings), about
 
+    def has_current_bundle(self) -> bool:
+        """Whether ``bundle`` was exported from the checkpoint that is there now."""
+        if not (self.bundle / MANIFEST).is_file():
+            return False
+        exported_from = read_bundle(self.bundle).manifest.provenance.get("checkpoint_sha256")
+        return self.last.is_file() and exported_from == sha256_of(self.last)
+
     def write_config(self, config: TrainConfig, about: dict[str, Any]) -> None:
         write_json(self.config, {"schema": CONFIG_SCHEMA, **about, "config": config.to_dict()})
 
 
 def create_run(runs: Path, name: str | None, default_name: str) -> RunDir:
-    """A new run folder, which becomes the latest. ``name`` must be free; the default gets a number if it is not."""
+    """A new run folder. ``name`` must be free; the default gets a number if it is not."""
     if name is not None and (not _NAME.fullmatch(name) or name == "latest"):
         raise UsageError(
             f"run name {name!r} may hold only letters, digits, '.', '_' and '-', and 'latest' means the newest run"
@@ -67,7 +75,6 @@ def create_run(runs: Path, name: str | None, default_name: str) -> RunDir:
             number += 1
         except OSError as error:
             raise DannError(f"the run folder {str(root)!r} cannot be made: {error.strerror}") from error
-    mark_latest(root)
     return RunDir(root)
 
 
@@ -89,14 +96,21 @@ def find_run(run: str | None, runs: Path = RUNS) -> RunDir:
         try:
             run = (runs / "latest").read_text(encoding="utf-8").strip()
         except OSError:
-            raise UsageError(f"there is no run in {str(runs)!r} yet; train one with: dann train") from None
+            raise _no_run(runs) from None
     for root in (Path(run), runs / run):
         if (root / "config.json").is_file():
             return RunDir(root)
     known = [entry.name for entry in runs.iterdir() if (entry / "config.json").is_file()] if runs.is_dir() else []
     if not known:
-        raise UsageError(f"unknown run {run!r}; there is no run in {str(runs)!r} yet; train one with: dann train")
+        raise _no_run(runs, f"unknown run {run!r}; ")
     raise unknown_name("run", run, known)
+
+
+def _no_run(runs: Path, before: str = "") -> UsageError:
+    return UsageError(
+        f"{before}there is no run in {str(runs)!r} yet; train one with `dann train`, or name what you have "
+        "(--runs DIR, or for inference --bundle DIR)"
+    )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -109,4 +123,6 @@ def write_json(path: Path, value: Any) -> None:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
         os.replace(part, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
         raise DannError(f"{path} cannot be written: {error.strerror}") from error

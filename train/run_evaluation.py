@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dann.infer.errors import UsageError
+from dann.train.config import TrainConfig
+from dann.train.data import LabelledSet
 from dann.train.device import find_device
 from dann.train.domains import is_simulated, open_source_sets, open_target_test, specs
 from dann.train.evaluate import DomainScores, evaluate
@@ -22,6 +24,10 @@ class RunEvaluation:
     simulated: bool
     """Whether those are simulated photos."""
     scores: DomainScores
+    skipped: list[tuple[str, str]]
+    """Name and reason of every target image that could not be read, and so was not scored."""
+    notes: list[str]
+    """Why the source was not scored, if it was not."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; says by itself whether it is an oracle's result and whether the photos are simulated."""
@@ -31,6 +37,8 @@ class RunEvaluation:
             "oracle": self.mode == "target",
             "data": self.data,
             "simulated_target": self.simulated,
+            "skipped_images": [{"path": name, "reason": reason} for name, reason in self.skipped],
+            "notes": self.notes,
             **self.scores.to_dict(),
         }
 
@@ -38,8 +46,9 @@ class RunEvaluation:
 def evaluate_run(run: RunDir, *, data: str | None = None, device: str = "auto") -> RunEvaluation:
     """Evaluate the network of ``run`` on the labelled target images ``data``, by default those of the run.
 
-    Source accuracy and domain accuracy are on the run's own source test images. Raises :class:`UsageError` where the
-    run has no labelled target images and none are given, or their classes are not the network's.
+    Source accuracy and domain accuracy are on the run's own source test images, where they are still there. Raises
+    :class:`UsageError` where the run has no labelled target images and none are given, or their classes are not the
+    network's.
     """
     config, classes, network = load_trained(run)
     where = find_device(config, device)
@@ -48,6 +57,7 @@ def evaluate_run(run: RunDir, *, data: str | None = None, device: str = "auto") 
     if target_test is None:
         raise UsageError(f"run {str(run.root)!r} names no labelled target images; give them as --data SPEC")
     spec = data or test or target
+    source_test, notes = _source_test(run, config)
     return RunEvaluation(
         run=run,
         mode=config.mode,
@@ -55,10 +65,24 @@ def evaluate_run(run: RunDir, *, data: str | None = None, device: str = "auto") 
         simulated=spec is not None and is_simulated(spec),
         scores=evaluate(
             network.to(where),
-            source=open_source_sets(config)[1],
+            source=source_test,
             target=target_test,
             classes=classes,
             adapted=config.mode == "dann",
             device=where,
         ),
+        skipped=target_test.images.skipped,
+        notes=notes,
     )
+
+
+def _source_test(run: RunDir, config: TrainConfig) -> tuple[LabelledSet | None, list[str]]:
+    """The source images that the run did not train on; ``None``, and why, where that can no longer be told."""
+    try:
+        trained_on, source_test = open_source_sets(config)
+    except UsageError as error:
+        return None, [f"the source is not scored: {error}"]
+    recorded = run.read_config()[1].get("data", {}).get("labelled", {}).get("fingerprint")
+    if config.mode != "target" and trained_on.images.fingerprint() != recorded:
+        return None, ["the source is not scored: its images are not those that the run was trained on"]
+    return source_test, []

@@ -92,3 +92,23 @@ def test_a_run_that_was_damaged_is_named(finished: Path):
     weights.write_bytes(weights.read_bytes()[:-100])
     refused(dann("export"), 1, "last.safetensors")
     refused(dann("eval"), 1, "last.safetensors")
+
+
+def test_photos_that_cannot_be_scored_are_named_and_change_the_exit_code(finished: Path, spoil):
+    names = spoil(finished / "labelled/noon")
+    ran = dann("eval", "--data", "labelled")
+    assert ran.exit_code == 3 and all(f"left out labelled/noon/{name}: " in ran.stderr for name in names)
+    scores = json.loads((finished / "runs/tiny/eval.json").read_text())
+    assert scores["target"]["images"] == 16 and len(scores["skipped_images"]) == len(names)
+
+
+@pytest.mark.parametrize("change", ["gone", "grown"])
+def test_a_source_that_is_not_what_it_was_is_not_scored(change: str, place: Path):
+    done("train", *DATA, *TINY)
+    if change == "gone":
+        (place / "renders").rename(place / "elsewhere")
+    else:
+        shutil.copy(place / "renders/noon/0.png", place / "renders/noon/new.png")
+    ran = done("eval")
+    assert "the source is not scored: " in ran.stderr
+    assert "source  " not in ran.stdout and "target  " in ran.stdout

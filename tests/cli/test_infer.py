@@ -2,10 +2,11 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from command import DATA, TINY, dann, done, outcome, refused, start
+from command import DATA, NETWORK, TINY, dann, done, outcome, refused, start
 
 BUNDLE = Path("runs/tiny/bundle")
 OUT = ("--out-path", "preds.csv")
@@ -76,7 +77,7 @@ def test_images_that_cannot_be_read_are_rows_and_change_the_exit_code(finished: 
     assert ran.exit_code == 3
     assert {row["path"] for row in rows() if row["status"] == "error"} == {f"noon/{name}" for name in names}
     assert len(rows()) == 20
-    assert "3 unreadable: cannot be decoded" in ran.stderr and "1 unreadable: is empty" in ran.stderr
+    assert "3 with an error: cannot be decoded" in ran.stderr and "1 with an error: is empty" in ran.stderr
 
 
 def test_where_no_image_can_be_read_there_is_still_a_file(finished: Path, spoil):
@@ -183,3 +184,20 @@ def test_inference_needs_no_torch(finished: Path):
 def test_a_package_that_is_not_installed_is_named_with_what_to_type(words, missing: str, line: str, finished: Path):
     refused(outcome(start(*words, before=without(missing))), 4, missing, line)
     assert json.loads((BUNDLE / "manifest.json").read_text())["schema"] == 1
+
+
+def test_a_bundle_that_is_older_than_the_checkpoint_is_not_used_silently(finished: Path):
+    done("train", *DATA, *NETWORK, "--steps", "60", "--lr", "0.02", "--seed", "1", "--name", "other")
+    shutil.copy("runs/other/checkpoints/last.safetensors", "runs/tiny/checkpoints/last.safetensors")
+    (finished / "runs/latest").write_text("tiny\n")
+    refused(dann("infer", "--test-loc", "labelled", *OUT), 2, "is older than the checkpoint", "dann export --run")
+    assert not Path(OUT[-1]).exists()
+    done("infer", "--checkpoint", "tiny", "--test-loc", "labelled", *OUT)
+    done("infer", "--test-loc", "labelled", *OUT)
+
+
+def test_a_bundle_that_is_up_to_date_is_not_exported_again(finished: Path):
+    done("export", "--with-features")
+    before = (finished / "runs/tiny/bundle/manifest.json").read_bytes()
+    done("infer", "--checkpoint", "tiny", "--test-loc", "labelled", *OUT)
+    assert (finished / "runs/tiny/bundle/manifest.json").read_bytes() == before

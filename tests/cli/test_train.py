@@ -68,6 +68,16 @@ def test_the_split_layout_is_read(place: Path):
     assert about["data"]["labelled"]["images"] == 14 and about["data"]["unlabelled"]["images"] == 16
 
 
+def test_settings_in_a_file_that_names_no_data_are_over_the_default_preset(place: Path):
+    (place / "tweaks.toml").write_text("epochs = 3\n")
+    printed = done("train", "--config", "tweaks.toml", "--print-config").stdout
+    assert "epochs = 3" in printed and 'source = "cars"' in printed
+
+
+def test_a_path_that_is_too_long_is_a_path_that_does_not_exist(place: Path):
+    refused(dann("train", "--source", "a/" + "x" * 300, "--target", "photos", *TINY), 2, "does not exist")
+
+
 def test_a_flat_folder_of_photos_is_a_target(place: Path):
     about = trained("--source", "renders", "--target", "photos/noon")
     assert about["data"]["unlabelled"]["images"] == 8
@@ -173,8 +183,7 @@ def test_the_oracle_is_stamped(place: Path):
         (["--size", "2"], 2, ["images of 2x2 do not fit", "larger --size"]),
         (["--steps", "0"], 2, ["steps is 0", "from 1"]),
         (["--config", "none.toml"], 2, ["'none.toml' cannot be read"]),
-        (["--layout", "split"], 2, ["--data-root"]),
-        (["--layout", "split", "--data-root", "empty"], 2, ["train/source", "train/target", "test"]),
+        (["--layout", "split", "--data-root", "empty"], 2, ["layout 'split'", "leave those specs out"]),
         (["--device", "gpu"], 2, ["'gpu'", "auto, cpu, cuda"]),
         (["--amp", "fp16"], 4, ["--amp fp16 needs CUDA", "bf16"]),
         (["--name", "../mine"], 2, ["run name '../mine'"]),
@@ -193,6 +202,16 @@ def test_what_cannot_be_trained_is_refused_and_leaves_no_run(
     spoil(place / "spoiled/b")
     refused(dann("train", *DATA, *TINY, *words), exit_code, *parts)
     assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [([], ["--data-root"]), (["--data-root", "empty"], ["train/source", "train/target", "test"])],
+    ids=["no root", "empty root"],
+)
+def test_a_split_layout_that_is_not_there_is_refused(words: list[str], parts: list[str], place: Path):
+    (place / "empty").mkdir()
+    refused(dann("train", "--layout", "split", *words, *TINY), 2, *parts)
 
 
 @pytest.mark.parametrize("words", [["--target", "photos"], ["--test", "labelled"]], ids=" ".join)

@@ -37,7 +37,7 @@ def test_the_cpu_is_named_where_it_was_asked_for(bundle):
 @without_cuda
 def test_auto_says_why_it_chose_the_cpu(bundle):
     engine = open_engine(read_bundle(bundle), device="auto")
-    assert "on cpu (auto: cuda:0 needs an onnxruntime with CUDA" in engine.description
+    assert "on cpu (auto: onnxruntime has no CUDA here)" in engine.description
 
 
 @without_cuda

@@ -181,3 +181,9 @@ def test_a_bundle_that_does_not_exist_is_refused(tmp_path):
 def test_the_decode_pool_has_a_thread_per_usable_core(bundle):
     with Classifier.load(Path(bundle), device="cpu") as classifier:
         assert 1 <= classifier.workers <= (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("single", ["a.png", Path("a.png")])
+def test_one_path_where_several_are_expected_is_refused(classifier, single):
+    with pytest.raises(UsageError, match="one path was given, 'a.png'; expected several"):
+        next(classifier.predict(single))

@@ -111,7 +111,8 @@ def test_the_embedded_set_plays_all_its_roles(cars: Path, configure: Configure):
 
 def test_the_split_layout_names_the_same_folders(cars: Path, configure: Configure):
     named = {**dict.fromkeys(("data.source", "data.target", "data.test"), "cars"), "data.data_root": str(cars)}
-    split = {"data.layout": "split", "data.data_root": str(cars / "cars")}
+    no_specs = {"data.source": "", "data.target": None, "data.test": None}
+    split = {**no_specs, "data.layout": "split", "data.data_root": str(cars / "cars")}
     one, other = open_domains(configure(named)), open_domains(configure(split))
     assert one.labelled.images.names == other.labelled.images.names
     assert one.simulated and other.simulated

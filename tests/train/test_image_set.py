@@ -66,9 +66,16 @@ def test_files_none_of_which_is_an_image_fail(paths: list[Path], budget: int):
         opened(paths, budget)
 
 
-def test_a_truncated_file_of_a_streaming_set_is_named_when_it_is_read(paths: list[Path]):
+@pytest.mark.parametrize("budget", [STREAM, MEMORY])
+def test_a_truncated_file_is_found_when_the_set_is_opened(paths: list[Path], budget: int):
     paths[2].write_bytes(paths[2].read_bytes()[:60])
+    images = opened(paths, budget)
+    assert len(images) == 99 and [name for name, _ in images.skipped] == [str(paths[2])]
+
+
+def test_a_file_of_a_streaming_set_that_breaks_later_is_named_when_it_is_read(paths: list[Path]):
     images = opened(paths, STREAM)
+    paths[2].write_bytes(paths[2].read_bytes()[:60])
     assert len(images.read(np.array([0, 1, 3]))) == 3
     with pytest.raises(DannError, match=r"002\.png' cannot be decoded"):
         images.read(np.arange(4))

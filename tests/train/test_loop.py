@@ -252,7 +252,8 @@ def test_images_that_cannot_be_read_are_reported(configure: Configure, tmp_path:
         config = configure({**settings, "data.test": None, "data.holdout": held_out}, steps=1, batch_size=2)
         result = fit(config, runs=tmp_path / "runs", on_message=messages.append)
         assert [Path(name).parent.name for name, _ in result.skipped] == ["a", "target"]
-        assert json.loads(result.run.result.read_text(encoding="utf-8"))["skipped_images"] == 2
+        left_out = json.loads(result.run.result.read_text(encoding="utf-8"))["skipped_images"]
+        assert [Path(image["path"]).name for image in left_out] == ["broken.png"] * 2
     assert messages[0].startswith(f"left out {tmp_path}/source/a/broken.png: cannot be decoded")
 
 
@@ -542,7 +543,11 @@ def test_result_json_has_the_scores(finished: TrainResult):
         ({"data.source": ""}, "no source images were given"),
         ({"data.target": None}, "mode 'dann' needs target images"),
         ({"data.source": "nowhere/"}, "nowhere/"),
-        ({"data.layout": "split"}, "layout 'split' needs the folder"),
+        ({"data.layout": "split"}, "layout 'split' says by itself"),
+        (
+            {"data.layout": "split", "data.source": "", "data.target": None, "data.test": None},
+            "layout 'split' needs the folder",
+        ),
     ],
 )
 def test_a_run_that_is_refused_leaves_the_latest_as_it_was(

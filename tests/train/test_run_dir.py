@@ -8,7 +8,7 @@ import pytest
 
 from dann.infer.errors import DannError, UsageError
 from dann.train.config import TrainConfig, resolve
-from dann.train.run_dir import CONFIG_SCHEMA, RunDir, create_run, find_run, write_json
+from dann.train.run_dir import CONFIG_SCHEMA, RunDir, create_run, find_run, mark_latest, write_json
 
 
 @pytest.fixture
@@ -19,10 +19,11 @@ def runs(tmp_path: Path) -> Path:
 def finished(runs: Path, name: str) -> RunDir:
     run = create_run(runs, name, "default")
     run.write_config(TrainConfig(), {"classes": ["a", "b"]})
+    mark_latest(run.root)
     return run
 
 
-def test_a_new_run_is_the_latest(runs: Path):
+def test_the_latest_is_the_one_that_was_marked_last(runs: Path):
     first, second = finished(runs, "first"), finished(runs, "second")
     assert (runs / "latest").read_text(encoding="utf-8") == "second\n"
     assert find_run(None, runs).root == second.root != first.root
@@ -57,8 +58,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
 def test_a_latest_that_cannot_be_written_is_named(runs: Path):
     (runs / "latest").mkdir(parents=True)
     with pytest.raises(DannError, match="latest.* cannot be written: Is a directory"):
-        create_run(runs, None, "default")
-    assert sorted(path.name for path in runs.iterdir()) == ["default", "latest"]
+        mark_latest(runs / "mine")
+    assert [path.name for path in runs.iterdir()] == ["latest"]
 
 
 def test_a_run_is_found_by_name_and_by_path(runs: Path, monkeypatch: pytest.MonkeyPatch):
@@ -78,7 +79,7 @@ def test_an_unknown_run_suggests_the_nearest(runs: Path):
 
 
 def test_no_run_yet(runs: Path):
-    with pytest.raises(UsageError, match="there is no run in .* yet; train one with: dann train"):
+    with pytest.raises(UsageError, match="there is no run in .* yet; train one with `dann train`"):
         find_run(None, runs)
     with pytest.raises(UsageError, match="unknown run 'mine'"):
         find_run("mine", runs)
