@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --editable '.[$(EXTRAS)]'
 	@touch $@
 
-demo: $(INSTALLED)  ## render cars, train, export, infer; prints what adaptation gained (about 6 minutes on 2 cores)
+demo: $(INSTALLED)  ## render cars, train, export, infer; prints what adaptation gained (about 4 minutes on 2 cores)
 	PATH="$(BIN):$$PATH" examples/demo.sh
 
 test: $(INSTALLED)  ## the quick tests (under 8 minutes on 2 cores)
