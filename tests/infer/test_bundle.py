@@ -14,6 +14,7 @@ from dann.infer.bundle import (
     BundleError,
     Manifest,
     TensorSpec,
+    is_one_line,
     is_plain_relative,
     read_bundle,
 )
@@ -73,7 +74,7 @@ artefacts = st.builds(
 manifests = st.builds(
     Manifest,
     classes=st.lists(
-        st.text(st.characters(codec="utf-8"), min_size=1, max_size=9).filter(str.isprintable),
+        st.text(st.characters(codec="utf-8"), min_size=1, max_size=9).filter(is_one_line),
         min_size=2,
         max_size=4,
         unique=True,
@@ -216,3 +217,13 @@ def test_a_damaged_model_file_is_refused(bundle: Path, damage):
     with pytest.raises(BundleError, match="missing" if damage == "remove" else "SHA-256 differs") as raised:
         opened.file(opened.manifest.artefact())
     assert raised.value.exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["suv", "a b", "Lada\u00a0Niva", "\u0646\u200c\u0645", "车"])
+def test_names_in_any_script_are_one_line(name):
+    assert is_one_line(name)
+
+
+@pytest.mark.parametrize("name", ["", " ", "\u00a0", "a\nb", "a\u2028b", "a\x1b[31m", "\ud800"])
+def test_names_that_are_blank_or_break_a_line_are_not(name):
+    assert not is_one_line(name)
