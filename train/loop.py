@@ -191,10 +191,10 @@ class _Training:
 
             if self.step % self.steps_per_epoch == 0 or self.step == self.total or stop.received is not None:
                 self._save()
-            if stop.received is not None and self.step < self.total:
-                raise _interrupted(stop.received, self.step, self.total, self.run)
             if self._evaluates_now():
                 log.write("eval", self.step, _headline(self._evaluate()))
+            if stop.received is not None and self.step < self.total:
+                raise _interrupted(stop.received, self.step, self.total, self.run)
 
     def _batches(self) -> Iterator[tuple[Batch, ...]]:
         config, domains = self.config, self.domains

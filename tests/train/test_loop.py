@@ -305,9 +305,10 @@ def test_a_resumed_run_ends_as_if_never_interrupted(
     assert result.scores == whole.scores
 
 
-def test_the_log_of_a_resumed_run_has_each_step_once(configure: Configure, runs: Path, lines: Lines):
+@pytest.mark.parametrize("step", [3, 4], ids=["at the end of an epoch", "within an epoch"])
+def test_the_log_of_a_resumed_run_has_each_step_once(step: int, configure: Configure, runs: Path, lines: Lines):
     with pytest.raises(Interrupted):
-        fit(configure(), runs=runs, name="parts", on_step=stop_at(4))
+        fit(configure(), runs=runs, name="parts", on_step=stop_at(step))
     run = resume(find_run("parts", runs)).run
     rows = [(row["kind"], row["step"]) for row in lines(run.metrics)]
     assert rows == [("eval", 3), ("step", 6), ("eval", 6)]
