@@ -125,6 +125,10 @@ def test_the_reference_keeps_the_dtype_of_a_0d_gradient(dtype: torch.dtype):
     assert gradient_reversal_ref(random(dtype=dtype), torch.tensor(0.5, dtype=torch.float64)).dtype == dtype
 
 
+# torch 2.9 compiles any autograd function by making an instance of it, and warns of that
+of_torch_itself = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+
+
 def compiled_gradient(backend: str) -> torch.Tensor:
     torch.compiler.reset()
     function = torch.compile(lambda x, lam: gradient_reversal(x * 2, lam).sin(), fullgraph=True, backend=backend)
@@ -138,10 +142,12 @@ def expected_gradient() -> torch.Tensor:
     return -0.3 * 2 * (random(4) * 2).cos()
 
 
+@of_torch_itself
 def test_it_compiles_into_one_graph():
     torch.testing.assert_close(compiled_gradient("aot_eager"), expected_gradient())
 
 
+@of_torch_itself
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on the CPU")
 def test_the_generated_code_gives_the_same_gradient():
