@@ -27,6 +27,7 @@ import cv2.utils.logging as log
 import numpy as np
 
 from dann.infer.bundle import Bundle, Manifest, read_bundle
+from dann.infer.cores import usable_cores
 from dann.infer.engine import Engine, open_engine
 from dann.infer.errors import ImageError, UsageError
 from dann.infer.images import ImageFile
@@ -90,7 +91,7 @@ class Classifier:
         :class:`UsageError` for numbers that make no sense.
         """
         bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
-        workers = _cores() if workers is None else workers
+        workers = usable_cores() if workers is None else workers
         if workers < 1:
             raise UsageError(f"{workers} decode workers asked for; expected at least 1")
         batch_size = _batch_size(batch_size, bundle.manifest.artefact(format="onnx").batch)
@@ -215,8 +216,3 @@ def _batch_size(asked: int | None, limits: dict[str, int | None]) -> int:
     if size < smallest or (largest is not None and size > largest):
         raise UsageError(f"batch size is {size}; this model accepts {smallest} to {largest or 'any number'}")
     return size
-
-
-def _cores() -> int:
-    """Cores this process may use, which a container or a batch system can make fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

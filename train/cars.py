@@ -26,6 +26,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from dann.infer.cores import usable_cores
 from dann.infer.errors import DannError, UsageError
 from dann.train import backdrops
 from dann.train.car_bodies import CLASSES, Body, Mesh, build_mesh, proportions, sample_body, side_view
@@ -325,7 +326,7 @@ def write_cars(
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         partial.mkdir(parents=True)
-        _render_all(partial, recipe, workers or _usable_cores(), on_progress)
+        _render_all(partial, recipe, workers or usable_cores(), on_progress)
         (partial / "README.txt").write_text(_README, encoding="utf-8")
         (partial / RECIPE).write_text(_as_json(recipe), encoding="utf-8")
         if out.exists():
@@ -410,10 +411,6 @@ def _run(root: Path, jobs: list[_Job], size_px: int, workers: int) -> Iterator[l
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     cv2.setNumThreads(1)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 _COLUMNS = ("path", "domain", "class", "seed", "azimuth_deg", "elevation_deg", "coverage", *proportions())

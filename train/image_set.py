@@ -15,10 +15,11 @@ from typing import Protocol
 
 import numpy as np
 
+from dann.infer.cores import usable_cores
 from dann.infer.errors import DannError, ImageError
 from dann.infer.preprocess import PreprocessSpec, fit, load_image
 
-_THREADS = min(32, os.cpu_count() or 1)
+_THREADS = min(32, usable_cores())
 
 
 class _Store(Protocol):

@@ -165,7 +165,9 @@ def test_cars_has_two_training_sides_and_test_photos(tmp_path: Path):
         (tmp_path / "cars" / name).mkdir(parents=True)
     assert cars_folder("train", "source", tmp_path) == tmp_path / "cars/train/source"
     assert cars_folder("train", "target", tmp_path) == tmp_path / "cars/train/target"
-    assert cars_folder("test", "source", tmp_path) == cars_folder("test", "target", tmp_path) == tmp_path / "cars/test"
+    assert cars_folder("test", "target", tmp_path) == tmp_path / "cars/test"
+    with pytest.raises(UsageError, match="no test renders"):
+        cars_folder("test", "source", tmp_path)
 
 
 def test_a_named_set_opens_at_the_asked_size_with_numbered_names(tmp_path: Path):
