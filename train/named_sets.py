@@ -80,8 +80,6 @@ def cars_folder(split: Split, role: Role, data_root: Path) -> Path:
     """The folder of class folders of the embedded set: a training side (``role``), or the test photos."""
     if split == "test" and role == "source":
         raise UsageError("the cars set has no test renders; leave the source test out: some renders are held out")
-            "the cars set has no test renders; leave the source test out: a part of the renders is held out"
-        )
     root = data_root / CARS
     folder = root / "test" if split == "test" else root / "train" / role
     if not folder.is_dir():
