@@ -179,7 +179,7 @@ class _Training:
                 scaler.step(optimiser)
                 scaler.update()
                 if scaler.get_scale() >= loss_scale:
-                    break  # else an fp16 gradient overflowed and nothing moved: the same batch at the smaller scale
+                    break  # else an fp16 gradient overflowed, no weight moved: the same batch at the smaller scale
             self.step += 1
 
             window.add(losses, images=sum(len(batch.indices) for batch in batches))
@@ -279,8 +279,9 @@ class _Training:
         file = self.run.root / "non_finite.json"
         values = {name: value.item() for name, value in losses.items()}
         write_json(file, {"step": self.step + 1, "losses": {k: repr(v) for k, v in values.items()}, "batches": names})
+        what = "gradient" if math.isfinite(values["loss"]) else "loss"
         return DannError(
-            f"the loss is not finite at step {self.step + 1} ({', '.join(f'{k} {v:g}' for k, v in values.items())}); "
+            f"the {what} is not finite at step {self.step + 1} ({', '.join(f'{k} {v:g}' for k, v in values.items())}); "
             f"its batch begins with {names[0][0]!r} and is listed in {file}. {self._kept()}. {_DIVERGED}"
         )
 
