@@ -239,7 +239,8 @@ def _train_config(preset: str | None, file: Path | None, overrides: dict[str, An
     from dann.train.config import DEFAULT_PRESET, resolve
 
     config = resolve(preset, file, overrides)
-    if not any((config.data.source, config.data.target, config.data.test, config.data.layout == "split")):
+    data = config.data
+    if not any((data.source, data.target, data.test, data.source_test, data.layout == "split")):
         preset = DEFAULT_PRESET
         config = resolve(preset, file, overrides)
     return config, f"{preset or 'custom'}-{config.mode}-s{config.seed}"
@@ -391,7 +392,7 @@ def export(
 
 @main.command()
 @click.option("--bundle", metavar="DIR", help="What `dann export` wrote.  [default: that of the latest run]")
-@click.option("--checkpoint", metavar="RUN", help="Export this run first, and use its bundle.")
+@click.option("--checkpoint", metavar="RUN", help="Use the bundle of this run, exported now if it is not up to date.")
 @_runs_option
 @click.option("--test-loc", required=True, metavar="DIR|GLOB|FILE", help="Images to classify.")
 @click.option("--out-path", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
@@ -449,7 +450,7 @@ def _bundle_to_use(bundle: str | None, checkpoint: str | None, runs: Path) -> Pa
             click.echo(line, err=True)
     elif not run.bundle.is_dir():
         raise UsageError(f"run {str(run.root)!r} has no bundle yet; make it with: dann export --run {run.root}")
-    elif run.last.is_file() and not run.has_current_bundle():
+    elif checkpoint is None and run.has_older_bundle():
         raise UsageError(f"{run.bundle} is older than the checkpoint; renew it with: dann export --run {run.root}")
     return run.bundle
 

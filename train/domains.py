@@ -56,7 +56,10 @@ def specs(data: DataConfig) -> tuple[str, str | None, str | None]:
     """Source, target and test spec, whichever way the configuration names them."""
     if data.layout == "split":
         if data.source or data.target or data.test:
-            raise UsageError("layout 'split' says by itself where source, target and test are; leave those specs out")
+            raise UsageError(
+                "layout 'split' says by itself where source, target and test are; leave those specs out, and a preset, "
+                "which names them"
+            )
         if data.data_root is None:
             raise UsageError("layout 'split' needs the folder that holds train/ and test/; give it as --data-root")
         return split_layout(Path(data.data_root))

@@ -147,10 +147,7 @@ class _FileStore:
         try:
             return load_image(self._paths[index], self._preprocess)
         except ImageError as error:
-            raise DannError(
-                f"'{self._paths[index]}' {error}; it looked like an image when the set was opened: "
-                "repair it or take it out"
-            ) from error
+            raise DannError(f"'{self._paths[index]}' {error}; repair it, or take it out") from error
 
 
 def _decode_all(paths: Sequence[Path], preprocess: PreprocessSpec) -> tuple[np.ndarray, list[str | None]]:

@@ -55,7 +55,7 @@ class TrainResult:
     images_per_second: float
     """Of both domains, in that time."""
     skipped: list[tuple[str, str]]
-    """Name and reason of every image that could not be read."""
+    """Name and reason of every image that could not be read, or has no class where it needs one."""
 
 
 def fit(
@@ -101,6 +101,8 @@ def resume(
     training.restore()
     if training.step == training.total and run.result.exists():
         raise UsageError(f"run {str(run.root)!r} is finished; there is nothing to resume")
+    mark_latest(run.root)
+    training.listed = True
     return training.go(on_step, on_message)
 
 
@@ -120,6 +122,7 @@ class _Training:
         self.optimiser = _optimiser(config.optimiser, self.network)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.step = 0
+        self.listed = False
         self.steps_per_epoch = max(1, len(domains.labelled) // config.batch_size)
         self.total = config.steps or config.epochs * self.steps_per_epoch
 
@@ -131,9 +134,7 @@ class _Training:
         for name, reason in self.domains.skipped[:5]:
             on_message(f"left out {name}: {reason}")
         if len(self.domains.skipped) > 5:
-            on_message(
-                f"left out {len(self.domains.skipped)} images that cannot be read; {self.run.result} will name all"
-            )
+            on_message(f"left out {len(self.domains.skipped)} images; {self.run.result} will name them all")
         with StopSignal() as stop, MetricsLog(self.run.metrics, self.run.tensorboard, step=self.step) as log:
             self._train(stop, log, on_step)
             seconds = time.perf_counter() - began
@@ -189,12 +190,13 @@ class _Training:
                 log.write("step", self.step, numbers)
             on_step(self.step, self.total, numbers)
 
-            if self.step % self.steps_per_epoch == 0 or self.step == self.total or stop.received is not None:
+            stopping = stop.received
+            if self.step % self.steps_per_epoch == 0 or self.step == self.total or stopping is not None:
                 self._save()
             if self._evaluates_now():
                 log.write("eval", self.step, _headline(self._evaluate()))
-            if stop.received is not None and self.step < self.total:
-                raise _interrupted(stop.received, self.step, self.total, self.run)
+            if stopping is not None and self.step < self.total:
+                raise _interrupted(stopping, self.step, self.total, self.run)
 
     def _batches(self) -> Iterator[tuple[Batch, ...]]:
         config, domains = self.config, self.domains
@@ -267,7 +269,9 @@ class _Training:
             step=self.step,
             classes=self.domains.classes,
         )
-        mark_latest(self.run.root)
+        if not self.listed:  # once, or an older run that still trains would take the place of a newer one
+            mark_latest(self.run.root)
+            self.listed = True
 
     def _non_finite(self, batches: tuple[Batch, ...], losses: dict[str, Tensor]) -> DannError:
         sets = [self.domains.labelled.images, self.domains.unlabelled]

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dann.infer.bundle import MANIFEST, read_bundle, sha256_of
+from dann.infer.bundle import BundleError, read_bundle, sha256_of
 from dann.infer.errors import DannError, UsageError, unknown_name
 from dann.train.config import TrainConfig
 
@@ -47,11 +47,20 @@ class RunDir:
         return TrainConfig.from_dict(settings), about
 
     def has_current_bundle(self) -> bool:
-        """Whether ``bundle`` was exported from the checkpoint that is there now."""
-        if not (self.bundle / MANIFEST).is_file():
+        """Whether ``bundle`` is whole, and was exported from the checkpoint that is there now."""
+        try:
+            bundle = read_bundle(self.bundle)
+            for artefact in bundle.manifest.artefacts:
+                bundle.file(artefact)
+        except (BundleError, UsageError):
             return False
-        exported_from = read_bundle(self.bundle).manifest.provenance.get("checkpoint_sha256")
-        return self.last.is_file() and exported_from == sha256_of(self.last)
+        return bundle.manifest.provenance.get("checkpoint_sha256") == sha256_of(self.last)
+
+    def has_older_bundle(self) -> bool:
+        """Whether ``bundle`` was exported from another checkpoint than the one that is there now."""
+        if not self.last.is_file():
+            return False
+        return read_bundle(self.bundle).manifest.provenance.get("checkpoint_sha256") != sha256_of(self.last)
 
     def write_config(self, config: TrainConfig, about: dict[str, Any]) -> None:
         write_json(self.config, {"schema": CONFIG_SCHEMA, **about, "config": config.to_dict()})
@@ -98,7 +107,7 @@ def find_run(run: str | None, runs: Path = RUNS) -> RunDir:
         except OSError:
             raise _no_run(runs) from None
     for root in (Path(run), runs / run):
-        if (root / "config.json").is_file():
+        if os.path.isfile(root / "config.json"):  # Path.is_file raises for a name that is too long
             return RunDir(root)
     known = [entry.name for entry in runs.iterdir() if (entry / "config.json").is_file()] if runs.is_dir() else []
     if not known:

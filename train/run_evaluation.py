@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from dann.infer.errors import UsageError
+from dann.infer.errors import DannError, UsageError
 from dann.train.config import TrainConfig
 from dann.train.data import LabelledSet
 from dann.train.device import find_device
@@ -25,7 +25,7 @@ class RunEvaluation:
     """Whether those are simulated photos."""
     scores: DomainScores
     skipped: list[tuple[str, str]]
-    """Name and reason of every target image that could not be read, and so was not scored."""
+    """Name and reason of every target image that was not scored: it could not be read, or has no class."""
     notes: list[str]
     """Why the source was not scored, if it was not."""
 
@@ -52,7 +52,7 @@ def evaluate_run(run: RunDir, *, data: str | None = None, device: str = "auto") 
     """
     config, classes, network = load_trained(run)
     where = find_device(config, device)
-    _, target, test = specs(config.data)
+    target, test = (None, None) if data else specs(config.data)[1:]
     target_test = open_target_test(config.data, target, data or test, classes)
     if target_test is None:
         raise UsageError(f"run {str(run.root)!r} names no labelled target images; give them as --data SPEC")
@@ -78,11 +78,12 @@ def evaluate_run(run: RunDir, *, data: str | None = None, device: str = "auto") 
 
 def _source_test(run: RunDir, config: TrainConfig) -> tuple[LabelledSet | None, list[str]]:
     """The source images that the run did not train on; ``None``, and why, where that can no longer be told."""
+    recorded = run.read_config()[1].get("data", {}).get("labelled", {}).get("fingerprint")
     try:
         trained_on, source_test = open_source_sets(config)
-    except UsageError as error:
+        changed = config.mode != "target" and trained_on.images.fingerprint() != recorded
+    except DannError as error:
         return None, [f"the source is not scored: {error}"]
-    recorded = run.read_config()[1].get("data", {}).get("labelled", {}).get("fingerprint")
-    if config.mode != "target" and trained_on.images.fingerprint() != recorded:
+    if changed:
         return None, ["the source is not scored: its images are not those that the run was trained on"]
-    return source_test, []
+    return source_test, [] if source_test else ["the source is not scored: nothing of it was held out"]

@@ -112,3 +112,13 @@ def test_a_source_that_is_not_what_it_was_is_not_scored(change: str, place: Path
     ran = done("eval")
     assert "the source is not scored: " in ran.stderr
     assert "source  " not in ran.stdout and "target  " in ran.stdout
+
+
+def test_named_photos_are_scored_when_everything_else_has_moved(place: Path):
+    for old, new in (("renders", "train/source"), ("photos", "train/target"), ("labelled", "test")):
+        shutil.copytree(place / old, place / "root" / new)
+    done("train", "--layout", "split", "--data-root", "root", *TINY)
+    shutil.rmtree(place / "root")
+    refused(dann("eval"), 2, "the split layout of")
+    ran = done("eval", "--data", "labelled")
+    assert "the source is not scored: " in ran.stderr and "target  " in ran.stdout

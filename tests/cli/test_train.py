@@ -214,7 +214,9 @@ def test_a_split_layout_that_is_not_there_is_refused(words: list[str], parts: li
     refused(dann("train", "--layout", "split", *words, *TINY), 2, *parts)
 
 
-@pytest.mark.parametrize("words", [["--target", "photos"], ["--test", "labelled"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["--target", "photos"], ["--test", "labelled"], ["--source-test", "labelled"]], ids=" ".join
+)
 def test_who_names_data_and_no_source_does_not_get_the_embedded_one(words: list[str], place: Path):
     refused(dann("train", *words, *TINY), 2, "no source images were given", "--source")
     assert not (place / "runs").exists()

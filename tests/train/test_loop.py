@@ -567,3 +567,12 @@ def test_a_finished_run_is_not_resumed(configure: Configure, runs: Path):
     with pytest.raises(UsageError, match="is finished; there is nothing to resume"):
         resume(result.run)
     assert result.run.result.read_bytes() == before
+
+
+def test_a_run_that_still_trains_does_not_take_the_place_of_a_newer_one(configure: Configure, runs: Path):
+    def newer_run_ends(done: int, total: int, numbers: dict[str, Any]) -> None:
+        if done == 4:  # after the first epoch's checkpoint, before the second's
+            fit(configure(steps=1), runs=runs, name="newer")
+
+    fit(configure(), runs=runs, name="older", on_step=newer_run_ends)
+    assert find_run(None, runs).root.name == "newer"
