@@ -6,6 +6,7 @@ library turned into messages and exit codes (:mod:`dann.infer.errors`).
 
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -24,9 +25,10 @@ from dann.infer.errors import DannError, UsageError, missing_extra
 
 if TYPE_CHECKING:
     from dann.infer.folder import Summary
-    from dann.train.config import TrainConfig
     from dann.train.evaluate import DomainScores, Scores
     from dann.train.run_evaluation import RunEvaluation
+    from dann.train.run_result import TrainResult
+    from dann.train.settings import TrainConfig
 
 SOME_UNREADABLE = 3
 INTERRUPTED = 130
@@ -40,6 +42,8 @@ _TRAIN_EXTRA = {
     "safetensors",
     "tensorboard",
     "sklearn",
+    "jinja2",
+    "matplotlib",
     "scipy",
 }
 
@@ -133,6 +137,11 @@ _SETTINGS: dict[str, str] = {
     "source_test": "data.source_test",
     "data_root": "data.data_root",
     "layout": "data.layout",
+    "init_from": "init_from",
+    "accumulate": "accumulate",
+    "bn": "model.bn",
+    "ema": "optimiser.ema",
+    "select": "selection.criterion",
     "resize": "data.resize",
     "backbone": "model.backbone",
     "weights": "model.weights",
@@ -155,18 +164,32 @@ _SETTINGS: dict[str, str] = {
 @click.option("--data-root", metavar="DIR", help="Where named sets lie.  [default: $DANN_DATA, else the user's cache]")
 @click.option("--layout", help="`split`: read DATA_ROOT/train/source, train/target and test.")
 @click.option("--mode", help="source, dann, or target (the oracle, on target labels).")
+@click.option(
+    "--method",
+    metavar="NAME",
+    help="Objectives of mode dann: dann, cdan, mcc, bnm, entropy, vada, dirt-t, mean-teacher, adamatch.",
+)
 @click.option("--backbone", help="dann-mnist, dann-svhn, conv6, conv9, or a torchvision classification model.")
 @click.option("--weights", metavar="none|DEFAULT|FILE", help="Pretrained weights of the backbone.")
+@click.option("--init-from", metavar="RUN|FILE", help="Begin from these weights, as far as they fit.")
+@click.option("--bn", help="Batch normalisation over two domains: shared, split or domain.")
 @click.option("--size", metavar="H[xW]", help="Input size of the network, in pixels.")
 @click.option("--resize", help="stretch, crop or letterbox.")
 @click.option("--epochs", type=int, help="Passes over the labelled images.")
 @click.option("--steps", type=int, help="Optimiser steps, instead of --epochs.")
 @click.option("--batch-size", type=int, help="Images per step and domain.")
+@click.option("--accumulate", type=int, help="Batches whose gradients make one step.")
 @click.option("--optimizer", "--optimiser", "optimiser", help="sgd or adam.")
 @click.option("--lr", type=float, help="Learning rate at the start.")
 @click.option("--lr-schedule", help="dann, constant or cosine.")
 @click.option("--lam-schedule", help="dann, constant or linear.")
 @click.option("--lam-max", type=float, help="Factor on λ.")
+@click.option("--ema", type=float, help="Decay per step of averaged weights, which are then evaluated; 0 is off.")
+@click.option(
+    "--select",
+    metavar="CRITERION",
+    help="last, source-accuracy, entropy, im, bnm, snd or dev; none sees target labels.",
+)
 @click.option("--amp", help="off, bf16, or fp16 (CUDA only).")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--seed", type=int)
@@ -184,6 +207,7 @@ _SETTINGS: dict[str, str] = {
 @click.option("--quiet", is_flag=True, help="No progress.")
 def train(
     preset: str | None,
+    method: str | None,
     config_file: Path | None,
     size: str | None,
     settings: tuple[str, ...],
@@ -210,14 +234,16 @@ def train(
 
     overrides = {_SETTINGS[key]: value for key, value in flags.items() if value is not None}
     overrides |= _size_settings(size) | dict(_setting(text) for text in settings)
+    if "init_from" in overrides and not Path(overrides["init_from"]).exists():
+        overrides["init_from"] = str(find_run(overrides["init_from"], runs).root)
     if resume_run is not None:
-        if overrides or preset or config_file or name or print_config:
+        if overrides or preset or method or config_file or name or print_config:
             raise UsageError("--resume continues a run with its own name and settings; leave the other options out")
         from dann.train.loop import resume
 
         start = partial(resume, find_run(resume_run, runs))
     else:
-        config, default_name = _train_config(preset, config_file, overrides)
+        config, default_name = _train_config(preset, method, config_file, overrides)
         if print_config:
             click.echo(to_toml(config), nl=False)
             return
@@ -225,25 +251,32 @@ def train(
 
         start = partial(fit, config, runs=runs, name=name, default_name=default_name)
 
-    with Progress("train", quiet=quiet) as progress:
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    with Progress("train", quiet=quiet or not first) as progress:
         result = start(
             on_step=lambda done, total, numbers: progress.update(done, total, _step_text(numbers)),
             on_message=progress.message,
         )
+    if not first:
+        return
     click.echo(f"run: {result.run.root}  ({result.seconds:.0f} s, {result.images_per_second:.0f} images/s)")
     _print_scores(result.scores, oracle=result.mode == "target", simulated=result.simulated)
+    _print_selection(result)
 
 
-def _train_config(preset: str | None, file: Path | None, overrides: dict[str, Any]) -> tuple["TrainConfig", str]:
+def _train_config(
+    preset: str | None, method: str | None, file: Path | None, overrides: dict[str, Any]
+) -> tuple["TrainConfig", str]:
     """The settings, and what the run is called unless it is named; the default preset where nothing names data."""
     from dann.train.config import DEFAULT_PRESET, resolve
 
-    config = resolve(preset, file, overrides)
+    config = resolve(preset, file, overrides, method=method)
     data = config.data
     if not any((data.source, data.target, data.test, data.source_test, data.layout == "split")):
         preset = DEFAULT_PRESET
-        config = resolve(preset, file, overrides)
-    return config, f"{preset or 'custom'}-{config.mode}-s{config.seed}"
+        config = resolve(preset, file, overrides, method=method)
+    what = method if method and config.mode == "dann" else config.mode
+    return config, f"{preset or 'custom'}-{what}-s{config.seed}"
 
 
 def _step_text(numbers: dict[str, Any]) -> str:
@@ -275,6 +308,21 @@ def _setting(text: str) -> tuple[str, Any]:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         return key, value
+
+
+def _print_selection(result: "TrainResult") -> None:
+    """Last, selected and best by test labels side by side, with the gap between the latter two."""
+    best = result.best_on_test_labels
+    if result.mode != "dann" or best is None:
+        return
+    criterion = result.history.selector.criterion
+    for title, entry in (("last", result.last), (f"selected ({criterion})", result.selected)):
+        click.echo(f"{title:<26} step {entry['step']:>6}  target accuracy {entry['target_accuracy']:.4f}")
+    gap = result.selected["target_accuracy"] - best["target_accuracy"]  # type: ignore[operator]  # best has it, so all
+    click.echo(
+        f"{'best on test labels':<26} step {best['step']:>6}  target accuracy {best['target_accuracy']:.4f}"
+        f"  (not a result; selected is {gap:+.4f})"
+    )
 
 
 # ---- eval ---------------------------------------------------------------------------------------------------------
@@ -342,6 +390,96 @@ def _print_confusion(scores: "Scores") -> None:
         recall = scores.recall[name]
         cells = [*map(str, row), "–" if recall is None else f"{recall:.3f}"]
         click.echo(f"{name:<{width}}" + "".join(f"{cell:>{width}}" for cell in cells))
+
+
+# ---- compare and report -------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--preset", help="Named starting point; `cars` where no data is named.")
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="TOML file over the preset.")
+@click.option("--source", metavar="SPEC", help="Labelled images: the renders.")
+@click.option("--target", metavar="SPEC", help="Unlabelled images: the photos.")
+@click.option("--test", metavar="SPEC", help="Labelled target images to report accuracy on.")
+@click.option("--data-root", metavar="DIR", help="Where named sets lie.  [default: $DANN_DATA, else the user's cache]")
+@click.option("--epochs", type=int, help="Passes over the labelled images.")
+@click.option("--steps", type=int, help="Optimiser steps, instead of --epochs.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting of `dann train`.")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    metavar="NAME",
+    help="A row; may be repeated.  [default: the objectives of the settings]",
+)
+@click.option("--seeds", type=int, default=3, show_default=True, help="How many: 0, 1, 2, …")
+@click.option("--name", help="Folder of the comparison under --runs.  [default: compare-PRESET]")
+@_runs_option
+@click.option("--quiet", is_flag=True, help="No progress.")
+def compare(
+    preset: str | None,
+    config_file: Path | None,
+    settings: tuple[str, ...],
+    methods: tuple[str, ...],
+    seeds: int,
+    name: str | None,
+    runs: Path,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Train source only, adapted and on target labels, for several seeds; print the table.
+
+    Asked for again, it goes on where it was stopped. Writes compare.md, compare.json and compare.svg.
+
+    \b
+    Example:
+      dann compare --preset mnist-mnistm --seeds 3
+      dann compare --preset cars --method dann --method mcc --seeds 1
+    """
+    from dann.infer.progress import Progress
+    from dann.train.compare import compare as run_comparison
+
+    if seeds < 1:
+        raise UsageError(f"--seeds is {seeds}; expected how many seeds to train with, 1 or more")
+    overrides = {_SETTINGS[key]: value for key, value in flags.items() if value is not None}
+    config, _ = _train_config(preset, None, config_file, overrides | dict(_setting(text) for text in settings))
+    with Progress("compare", quiet=quiet) as progress:
+        comparison = run_comparison(
+            config,
+            seeds=range(seeds),
+            methods=methods,
+            runs=runs,
+            name=name or f"compare-{preset or 'custom'}",
+            command=shlex.join(["dann", *sys.argv[1:]]),
+            on_step=lambda done, total, numbers: progress.update(done, total, _step_text(numbers)),
+            on_message=progress.message,
+        )
+    click.echo(comparison.to_markdown())
+
+
+@main.command()
+@_run_option
+@_runs_option
+@click.option("--source-only", metavar="RUN", help="A run in mode source to show the change against.")
+@click.option("--device", default="auto", show_default=True)
+@click.option("--out-path", type=click.Path(path_type=Path), help="HTML file.  [default: RUN/report.html]")
+def report(run: str | None, runs: Path, source_only: str | None, device: str, out_path: Path | None) -> None:
+    """Write one self-contained page about a run: curves, tables, plots, sample predictions.
+
+    \b
+    Example:
+      dann report
+      dann report --run runs/cars-dann-s0 --source-only runs/cars-source-s0
+    """
+    from dann.train.report import write_report
+    from dann.train.run_dir import find_run
+
+    before = None if source_only is None else find_run(source_only, runs)
+    written = write_report(find_run(run, runs), out=out_path, source_only=before, device=device)
+    for reason in written.left_out:
+        click.echo(f"left out: {reason}", err=True)
+    click.echo(str(written.path))
 
 
 # ---- export -------------------------------------------------------------------------------------------------------

@@ -39,6 +39,8 @@ def to_onnx(network: ExportedModule, example: Tensor, metadata: Mapping[str, str
     Raises :class:`DannError` where the network has an operation that ONNX lacks, or the result is not what was asked.
     """
     _check_size(network)
+    # with weights in channels-last order the pooling layer is exported as a gather over computed indices, not as a mean
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     model = _export(network.eval(), example, network.output_names)
     _strip(model)
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))

@@ -8,8 +8,8 @@ from typing import Any
 
 from dann.infer.bundle import sha256_of
 from dann.infer.errors import DannError
-from dann.train.config import TrainConfig
 from dann.train.run_dir import RunDir
+from dann.train.settings import TrainConfig
 
 _PACKAGES = ("dann", "torch", "onnx", "onnxscript")
 
@@ -28,8 +28,8 @@ def provenance(run: RunDir) -> dict[str, Any]:
         "backbone": config.model.backbone,
         "seed": config.seed,
         "config_sha256": _config_hash(config),
-        "checkpoint": "last",
-        "checkpoint_sha256": sha256_of(run.last),
+        "checkpoint": run.evaluated.stem,
+        "checkpoint_sha256": sha256_of(run.evaluated),
         "data": about.get("data", {}),
         "scores": _scores(run),
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
@@ -41,8 +41,11 @@ def _config_hash(config: TrainConfig) -> str:
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()
 
 
-def _scores(run: RunDir) -> dict[str, float | None] | None:
-    """The closing accuracies; ``None`` for a run that has not ended."""
+def _scores(run: RunDir) -> dict[str, Any] | None:
+    """The closing accuracies, and beside them those of the last step, the selected one and the best by test labels.
+
+    ``None`` for a run that has not ended.
+    """
     if not run.result.exists():
         return None
     try:
@@ -50,6 +53,7 @@ def _scores(run: RunDir) -> dict[str, float | None] | None:
         accuracy = {
             f"{side}_accuracy": result[side]["accuracy"] if result[side] else None for side in ("source", "target")
         }
-        return {**accuracy, "domain_accuracy": result["domain_accuracy"]}
+        history = {name: result[name] for name in ("last", "selected", "best_on_test_labels")}
+        return {**accuracy, "domain_accuracy": result["domain_accuracy"], **history}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DannError(f"{run.result} is damaged: {error!r}; remove it, or train again") from error

@@ -24,6 +24,7 @@ from dann.export.verify_images import Sample, synthetic_images, verify_npz, veri
 from dann.infer.bundle import MANIFEST, Artefact, Bundle, Manifest, read_bundle
 from dann.infer.errors import DannError, UnavailableError, UsageError, missing_extra, unknown_name
 from dann.infer.preprocess import PreprocessSpec
+from dann.train.batch_norm import TARGET, single_domain
 from dann.train.run_dir import RunDir
 from dann.train.trained import load_trained
 
@@ -87,10 +88,11 @@ def export_run(
     _check_format(format)
     if images < 1:
         raise UsageError(f"{images} images asked for the verdict; expected at least 1")
-    config, classes, network = load_trained(run)
+    config, classes, trained = load_trained(run)
+    network = single_domain(trained, TARGET)
     preprocess = config.data.preprocess
     sample = verify_sample(config, verify_data, images)
-    reference = InferenceNetwork(network, with_features=True)
+    reference = InferenceNetwork(trained, with_features=True)
     expected = outputs(reference, sample.images_NHWC)
     metadata = {"classes": _json(classes), "preprocess": _json(asdict(preprocess))}
 

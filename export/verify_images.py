@@ -10,10 +10,10 @@ import numpy as np
 
 from dann.infer.errors import DannError, UsageError
 from dann.infer.preprocess import PreprocessSpec, fit
-from dann.train.config import TrainConfig
 from dann.train.data import ImageSet, open_unlabelled
 from dann.train.domains import is_simulated, specs
 from dann.train.named_sets import Role
+from dann.train.settings import TrainConfig
 
 SYNTHETIC_IMAGES = 8
 _SEED = 0

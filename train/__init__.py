@@ -14,7 +14,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dann.train.config import TrainConfig as TrainConfig
     from dann.train.config import resolve as resolve
     from dann.train.data import open_labelled as open_labelled
     from dann.train.data import open_unlabelled as open_unlabelled
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from dann.train.model import DomainAdversarialNetwork as DomainAdversarialNetwork
     from dann.train.reversal import gradient_reversal as gradient_reversal
     from dann.train.run_evaluation import evaluate_run as evaluate_run
+    from dann.train.settings import TrainConfig as TrainConfig
 
 _HOME = {
     "TrainConfig": "config",

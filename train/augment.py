@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dann.train.config import AugmentConfig
+from dann.train.settings import AugmentConfig
 
 
 def draw(config: AugmentConfig, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -26,7 +26,7 @@ def draw(config: AugmentConfig, count: int, rng: np.random.Generator) -> dict[st
     if config.invert:
         parameters["invert"] = rng.random((count, 1, 1, 1)) < 0.5
     if config.noise:
-        parameters["noise_seed"] = rng.integers(0, 2**62, 1)
+        parameters["noise_seed"] = rng.integers(0, 2**62, count)  # one an image: noise does not depend on its batch
     return parameters
 
 
@@ -55,10 +55,15 @@ def apply(images_NCHW: Tensor, config: AugmentConfig, parameters: dict[str, np.n
     if "invert" in parameters:
         images_NCHW = torch.where(on_device("invert"), 1 - images_NCHW, images_NCHW)
     if "noise_seed" in parameters:
-        generator = torch.Generator().manual_seed(int(parameters["noise_seed"][0]))
-        noise = torch.randn(images_NCHW.shape, generator=generator) * config.noise
-        images_NCHW = images_NCHW + noise.to(images_NCHW.device)
+        images_NCHW = images_NCHW + config.noise * _noise(images_NCHW, parameters["noise_seed"])
     return images_NCHW.clamp(0, 1) if parameters else images_NCHW
+
+
+def _noise(images_NCHW: Tensor, seeds_N: np.ndarray) -> Tensor:
+    """Standard normal numbers of the shape of ``images_NCHW``, drawn on the host, each image's from its own seed."""
+    generator, shape = torch.Generator(), images_NCHW.shape[1:]
+    noise = [torch.randn(shape, generator=generator.manual_seed(int(seed))) for seed in seeds_N]
+    return torch.stack(noise).to(images_NCHW.device)
 
 
 def _affine(config: AugmentConfig, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import torch
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dann.infer.errors import DannError, UnavailableError, UsageError, unknown_name
-from dann.train.config import ModelConfig
+from dann.train.settings import ModelConfig
+from dann.train.weights import load_backbone
 
 _NO_FINAL_LINEAR = (
     "squeezenet",
@@ -49,39 +48,8 @@ def build_backbone(config: ModelConfig) -> nn.Module:
     else:
         raise unknown_name("backbone", name, backbone_names())
     if config.weights not in ("none", "DEFAULT"):
-        load_weights(network, Path(config.weights))
+        load_backbone(network, Path(config.weights))
     return network
-
-
-def load_weights(network: nn.Module, file: Path) -> None:
-    """Load a safetensors or ``weights_only`` state-dict file into ``network``; every parameter must be there.
-
-    Entries of the file that the network lacks (the classifier that was taken off) are ignored. Never unpickles
-    objects. Raises :class:`UsageError` where the file does not exist or does not fit.
-    """
-    if not file.is_file():
-        raise UsageError(f"weights {str(file)!r} is not a file; expected none, DEFAULT, a .safetensors or a state dict")
-    try:
-        state = (
-            load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise DannError(f"weights {str(file)!r} cannot be read: {error}") from error
-    except Exception as error:  # torch.load refuses pickled objects with pickle.UnpicklingError
-        raise DannError(f"weights {str(file)!r} is not a plain state dict: {type(error).__name__}: {error}") from error
-    if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
-        raise UsageError(f"weights {str(file)!r} hold something other than named tensors; save network.state_dict()")
-    wanted = network.state_dict()
-    missing = [key for key in wanted if key not in state and not key.endswith("num_batches_tracked")]
-    wrong = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
-    if missing or wrong:
-        raise UsageError(
-            f"weights {str(file)!r} do not fit the backbone: {len(missing)} tensors missing (first: {missing[:1]}), "
-            f"{len(wrong)} of another shape (first: {wrong[:1]}); name the backbone they were trained with"
-        )
-    network.load_state_dict({key: state.get(key, wanted[key]) for key in wanted})
 
 
 def _torchvision_names() -> list[str]:
@@ -142,7 +110,7 @@ def _dann_svhn(config: ModelConfig) -> nn.Module:
 
 
 def _conv_stack(config: ModelConfig, stages: list[tuple[int, int]]) -> nn.Module:
-    """Stages of (convolutions, channels), halving the image between stages, averaged over space at the end."""
+    """Stages of (convolutions, channels), halving the image between stages, pooled at the end as ``config`` says."""
     layers: list[nn.Module] = []
     inputs = 3
     for index, (convolutions, channels) in enumerate(stages):
@@ -152,7 +120,9 @@ def _conv_stack(config: ModelConfig, stages: list[tuple[int, int]]) -> nn.Module
         for _ in range(convolutions):
             layers += _conv(inputs, outputs, 3, padding=1, batch_norm=config.batch_norm, slope=0.1)
             inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    if config.pool == "average":
+        layers.append(nn.AdaptiveAvgPool2d(1))
+    return nn.Sequential(*layers, nn.Flatten())
 
 
 def _channels(config: ModelConfig, *base: int) -> tuple[int, ...]:

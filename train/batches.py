@@ -3,6 +3,9 @@
 Every pass over a set is a new permutation, and the passes are laid end to end: no image is dropped or repeated within
 a pass, whatever the batch size, and two sets of unequal length simply wrap at different steps. Because a batch depends
 on its step alone, resuming needs no sampler state, and prefetching cannot change what is trained on.
+
+Where several processes, or several passes of one, make a step together, its batch is drawn as a whole and cut into
+equal shards, so that how many there are does not change what the step sees.
 """
 
 from collections.abc import Iterator
@@ -12,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dann.train import augment
-from dann.train.config import AugmentConfig
 from dann.train.data import ImageSet
+from dann.train.settings import AugmentConfig
 
 _ORDER, _AUGMENT = 0, 1  # sub-streams of the random numbers of a stream
 
@@ -28,12 +31,15 @@ class Batch:
     """(N, H, W, 3) uint8 RGB, not augmented."""
     labels: np.ndarray | None
     """(N,) int64, or ``None`` for an unlabelled set."""
-    augmentation: dict[str, np.ndarray]
-    """Parameters for :func:`dann.train.augment.apply`."""
+    views: tuple[dict[str, np.ndarray], ...]
+    """For each view of the images the parameters for :func:`dann.train.augment.apply`."""
 
 
 class BatchStream:
-    """The endless batches of one set. ``stream`` is a number that tells this set's random draws from another's."""
+    """The endless batches of one set. ``stream`` is a number that tells this set's random draws from another's.
+
+    ``batch_size`` counts all shards; ``views`` says how the images are changed for each view of them.
+    """
 
     def __init__(
         self,
@@ -41,14 +47,14 @@ class BatchStream:
         labels: np.ndarray | None = None,
         *,
         batch_size: int,
-        augment: AugmentConfig,
+        views: tuple[AugmentConfig, ...],
         seed: int,
         stream: int,
     ):
         self.images = images
         self.labels = labels
         self.batch_size = batch_size
-        self.augment = augment
+        self.views = views
         self._seed = (seed, stream)
         self._orders: dict[int, np.ndarray] = {}  # of the passes in the batch that was asked for last
 
@@ -60,15 +66,18 @@ class BatchStream:
         self._orders = orders
         return np.array([orders[int(number)][offset] for number, offset in zip(passes, offsets, strict=True)])
 
-    def batch(self, step: int) -> Batch:
-        """The batch of ``step``."""
-        indices = self.indices(step)
+    def batch(self, step: int, shard: int = 0, shards: int = 1) -> Batch:
+        """The batch of ``step``, or one of the equal ``shards`` that it is cut into."""
+        size = self.batch_size // shards
+        rows = slice(shard * size, (shard + 1) * size)
+        indices = self.indices(step)[rows]
         rng = np.random.default_rng([*self._seed, _AUGMENT, step])
+        drawn = [augment.draw(view, self.batch_size, rng) for view in self.views]
         return Batch(
             indices=indices,
             pixels_NHWC=self.images.read(indices),
             labels=None if self.labels is None else self.labels[indices],
-            augmentation=augment.draw(self.augment, len(indices), rng),
+            views=tuple({name: values[rows] for name, values in view.items()} for view in drawn),
         )
 
     def _order(self, number: int) -> np.ndarray:
@@ -78,20 +87,25 @@ class BatchStream:
         return np.random.default_rng([*self._seed, _ORDER, number]).permutation(len(self.images))
 
 
-def prefetched(streams: list[BatchStream], steps: range, *, ahead: int = 3) -> Iterator[tuple[Batch, ...]]:
-    """The batches of all ``streams`` for each of ``steps`` in order, read ``ahead`` of time on another thread."""
+def prefetched(
+    streams: list[BatchStream], steps: range, *, shards: range = range(1), of: int = 1, ahead: int = 3
+) -> Iterator[list[tuple[Batch, ...]]]:
+    """For each of ``steps`` in order the shards ``shards`` of ``of``: each a batch of every stream.
+
+    They are read ``ahead`` of time, on another thread.
+    """
+
+    def read(step: int) -> list[tuple[Batch, ...]]:
+        return [tuple(stream.batch(step, shard, of) for stream in streams) for shard in shards]
+
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
-        pending = [pool.submit(_together, streams, step) for step in steps[:ahead]]
+        pending = [pool.submit(read, step) for step in steps[:ahead]]
         try:
             for step in steps:
                 ready = pending.pop(0)
                 if step + ahead < steps.stop:
-                    pending.append(pool.submit(_together, streams, step + ahead))
+                    pending.append(pool.submit(read, step + ahead))
                 yield ready.result()
         finally:
             for future in pending:
                 future.cancel()
-
-
-def _together(streams: list[BatchStream], step: int) -> tuple[Batch, ...]:
-    return tuple(stream.batch(step) for stream in streams)

@@ -1,7 +1,11 @@
 """Checkpoints: one safetensors file with the weights and whatever an exact resume needs. Nothing is ever unpickled.
 
-Tensors are named ``network.*``, ``optimiser.<parameter>.<entry>`` and ``rng.*``; the JSON beside them (step, optimiser
-settings, loss scale, classes) sits in the file's own header, so one atomic rename replaces all of it together.
+Tensors are named ``network.*``, ``adaptation.*`` and ``optimiser.<parameter>.<entry>``; the JSON beside them (step,
+optimiser settings, loss scale, classes, progress of selection) sits in the file's own header, so one atomic rename
+replaces all of it together. There is no random state: all that is random in a step is a function of the seed and the
+step.
+
+``last.safetensors`` holds everything; ``selected.safetensors`` only the network that selection chose.
 """
 
 import contextlib
@@ -13,49 +17,45 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from dann.infer.errors import DannError, UsageError
-from dann.train.model import DomainAdversarialNetwork
 
-FORMAT = "dann-checkpoint-1"
+FORMAT = "dann-checkpoint-2"
+
+
+def save_network(path: Path, network: nn.Module, *, step: int, classes: tuple[str, ...]) -> None:
+    """Write the network alone, whole or not at all."""
+    _write(path, _named("network", network), {"step": step, "classes": classes})
 
 
 def save(
     path: Path,
-    network: DomainAdversarialNetwork,
+    network: nn.Module,
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    adaptation: nn.Module,
     *,
     step: int,
     classes: tuple[str, ...],
+    progress: dict[str, Any],
 ) -> None:
-    """Write the checkpoint whole or not at all: an earlier one at ``path`` survives any failure."""
+    """Write the checkpoint whole or not at all: an earlier one at ``path`` survives any failure.
+
+    ``progress`` is JSON that :func:`restore` gives back.
+    """
     state = optimiser.state_dict()
-    tensors: dict[str, Tensor] = {f"network.{key}": value for key, value in network.state_dict().items()}
+    tensors = _named("network", network) | _named("adaptation", adaptation)
     for parameter, entries in state["state"].items():
         tensors |= {f"optimiser.{parameter}.{key}": value for key, value in entries.items() if value is not None}
-    tensors["rng.cpu"] = torch.get_rng_state()
-    device = next(network.parameters()).device
-    if device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(device)
     about = {
         "step": step,
         "classes": classes,
         "param_groups": state["param_groups"],
         "scaler": scaler.state_dict(),
+        "progress": progress,
     }
-    part = path.with_name(path.name + ".part")
-    try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        save_file(contiguous, part, metadata={"format": FORMAT, "dann": json.dumps(about)})
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        kept = " (the previous one is kept)" if path.exists() else ""
-        raise DannError(f"the checkpoint {path} could not be written: {error}{kept}") from error
+    _write(path, tensors, about)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -64,41 +64,73 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UsageError(f"no checkpoint at {str(path)!r}; `dann train` writes one")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
+            kind, _, text = (file.metadata() or {}).get("format", "").partition(" ")
+            if kind != FORMAT:
                 raise DannError(f"{path} is a safetensors file but not a dann checkpoint; expected {FORMAT}")
-            return json.loads(header["dann"]), {key: file.get_tensor(key) for key in file.keys()}
+            about = json.loads(text)
+            if not isinstance(about, dict) or not {"step", "classes"} <= about.keys():
+                raise ValueError("its header lacks the step or the classes")
+            return about, {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise DannError(f"{path} is damaged: {error}; train again or resume from another checkpoint") from error
 
 
-def load_network(network: DomainAdversarialNetwork, tensors: dict[str, Tensor], path: Path) -> None:
-    """Put the weights of a checkpoint into ``network``; every tensor must fit."""
-    weights = {key.removeprefix("network."): value for key, value in tensors.items() if key.startswith("network.")}
+def load(module: nn.Module, name: str, tensors: dict[str, Tensor], path: Path) -> None:
+    """Put the tensors ``name.*`` of a checkpoint into ``module``; every one must fit."""
+    prefix = f"{name}."
+    state = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
     try:
-        network.load_state_dict(weights)
+        module.load_state_dict(state)
     except RuntimeError as error:
-        raise DannError(f"{path} does not fit the network of its config.json: {error}") from error
+        _, first, *others = (line.strip() for line in str(error).splitlines())
+        more = f" (and {len(others)} more)" if others else ""
+        raise DannError(f"{path} does not fit the {name} of its config.json: {first}{more}") from error
 
 
 def restore(
     path: Path,
-    network: DomainAdversarialNetwork,
+    network: nn.Module,
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-) -> int:
-    """Continue from the checkpoint at ``path``: weights, optimiser, loss scale, random state. Returns the next step."""
+    adaptation: nn.Module,
+    *,
+    classes: tuple[str, ...],
+) -> tuple[int, dict[str, Any]]:
+    """Continue from the checkpoint at ``path``. Returns the number of finished steps, and the progress saved."""
     about, tensors = read(path)
-    load_network(network, tensors, path)
+    if tuple(about["classes"]) != classes:
+        raise DannError(f"{path} is of a network for the classes {about['classes']}; the data has {list(classes)}")
+    load(network, "network", tensors, path)
+    load(adaptation, "adaptation", tensors, path)
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimiser."):
             _, parameter, entry = key.split(".", 2)
             state.setdefault(int(parameter), {})[entry] = value
-    optimiser.load_state_dict({"state": state, "param_groups": about["param_groups"]})
-    scaler.load_state_dict(about["scaler"])
-    torch.set_rng_state(tensors["rng.cpu"])
-    device = next(network.parameters()).device
-    if "rng.cuda" in tensors and device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["rng.cuda"], device)
-    return int(about["step"])
+    try:
+        optimiser.load_state_dict({"state": state, "param_groups": about["param_groups"]})
+        scaler.load_state_dict(about["scaler"])
+        return int(about["step"]), dict(about["progress"])
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise DannError(f"{path} does not fit the optimiser of its config.json: {error!r}") from error
+
+
+def _named(name: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{name}.{key}": value for key, value in module.state_dict().items()}
+
+
+def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    part = path.with_name(path.name + ".part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        # one entry, since safetensors writes several in an order of chance, and equal states are to be equal files
+        save_file(contiguous, part, metadata={"format": f"{FORMAT} {json.dumps(about)}"})
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())  # the rename must not reach the disk before the content does
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        kept = " (the previous one is kept)" if path.exists() else ""
+        raise DannError(f"the checkpoint {path} could not be written: {error}{kept}") from error

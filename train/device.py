@@ -3,7 +3,8 @@
 import torch
 
 from dann.infer.errors import UnavailableError, UsageError
-from dann.train.config import TrainConfig
+from dann.train.distributed import local_rank, started_by_torchrun
+from dann.train.settings import TrainConfig
 
 
 def find_device(config: TrainConfig, wanted: str | None = None) -> torch.device:
@@ -28,6 +29,8 @@ def find_device(config: TrainConfig, wanted: str | None = None) -> torch.device:
 def training_device(config: TrainConfig) -> torch.device:
     """The device of ``config``; :class:`UnavailableError` too where it cannot train in the precision asked for."""
     device = find_device(config)
+    if device.type == "cuda" and device.index is None and started_by_torchrun():
+        device = find_device(config, f"cuda:{local_rank()}")  # each process of a machine has a GPU of its own
     if config.amp == "fp16" and device.type != "cuda":
         raise UnavailableError("--amp fp16 needs CUDA; on the CPU use --amp bf16 or off")
     return device

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from dann.infer.errors import UsageError
 from dann.train.cars import is_cars_set, write_cars
-from dann.train.config import DataConfig, TrainConfig
 from dann.train.data import (
     ImageSet,
     LabelledSet,
@@ -22,6 +21,7 @@ from dann.train.data import (
     split_layout,
 )
 from dann.train.named_sets import CARS, DIGIT_SETS, NAMED_SETS
+from dann.train.settings import DataConfig, TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Domains:
     labelled: LabelledSet
     """What the label classifier learns from: the source, or the target in mode ``target``."""
     unlabelled: ImageSet | None
-    """The target, in mode ``dann``."""
+    """The target: in mode ``dann``, and in mode ``source`` for its batch statistics if ``adabn`` asks for them."""
     source_test: LabelledSet | None
     target_test: LabelledSet | None
     simulated: bool
@@ -84,7 +84,15 @@ def located(config: TrainConfig) -> TrainConfig:
     fields = {name: absolute(getattr(data, name)) for name in ("source", "target", "test", "source_test")}
     if data.data_root or any(spec in NAMED_SETS for spec in fields.values()):
         fields["data_root"] = str(Path(data.data_root or default_data_root()).absolute())
-    return replace(config, data=replace(data, **fields))
+    weights = config.model.weights
+    return replace(
+        config,
+        init_from=absolute(config.init_from),
+        model=replace(
+            config.model, weights=weights if weights in ("none", "DEFAULT") else str(Path(weights).absolute())
+        ),
+        data=replace(data, **fields),
+    )
 
 
 def draw_missing_cars(config: TrainConfig, on_message: Callable[[str], None]) -> None:
@@ -102,8 +110,10 @@ def open_domains(config: TrainConfig) -> Domains:
     """Open what ``config.mode`` needs; :class:`UsageError` for what is missing, empty or does not match."""
     data = config.data
     source, target, test = specs(data)
-    if config.mode != "source" and target is None:
-        raise UsageError(f"mode {config.mode!r} needs target images; name them with --target")
+    needs_photos = config.mode == "dann" or (config.adabn and config.mode == "source")
+    if target is None and (needs_photos or config.mode == "target"):
+        what = "adabn" if config.mode == "source" else f"mode {config.mode!r}"
+        raise UsageError(f"{what} needs target images; name them with --target")
 
     labelled, source_test = open_source_sets(config)
     classes = labelled.classes
@@ -111,7 +121,7 @@ def open_domains(config: TrainConfig) -> Domains:
         assert target is not None
         labelled = open_labelled(target, data.preprocess, role="target", data_root=data.root, classes=classes)
     unlabelled = None
-    if config.mode == "dann":
+    if needs_photos:
         assert target is not None
         unlabelled = open_unlabelled(target, data.preprocess, data_root=data.root)
     return Domains(

@@ -3,6 +3,7 @@
 Legend: N images, K classes. Evaluation is in float32 and evaluation mode, on exactly the pixels that inference sees.
 """
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 
 from dann.infer.errors import DannError
+from dann.train.adaptation_state import evaluating
+from dann.train.batch_norm import SOURCE, TARGET
 from dann.train.data import ImageSet, LabelledSet
 from dann.train.model import DomainAdversarialNetwork
 
@@ -70,21 +73,43 @@ def calibration_error(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     return float(np.abs(gaps).sum() / len(labels_N))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What a network says of N images, float32."""
+
+    logits_NK: np.ndarray
+    domain_logits_N: np.ndarray
+    """Above 0 means target."""
+    features_ND: np.ndarray
+
+
 @torch.no_grad()
 def outputs(
-    network: DomainAdversarialNetwork, images: ImageSet, *, device: torch.device, batch_size: int = 256
-) -> tuple[np.ndarray, np.ndarray]:
-    """Label logits (N, K) and domain logits (N,) of every image, float32, in order."""
-    was_training = network.training
-    network.eval()
-    labels, domains = [], []
+    network: DomainAdversarialNetwork,
+    images: ImageSet,
+    *,
+    device: torch.device,
+    domain: int = TARGET,
+    batch_size: int = 256,
+) -> Outputs:
+    """The outputs for every image, in order, with the batch statistics of ``domain``."""
+    labels, domains, features = [], [], []
+    with evaluating(network):
+        for pixels_NHWC in batches(images, batch_size):
+            features_ND = network.features(to_float(torch.from_numpy(pixels_NHWC).to(device)), domain)
+            logits_NK = network.label_classifier(features_ND)
+            labels.append(logits_NK.cpu().numpy())
+            domains.append(network.domain_logits(features_ND, 0.0, logits_NK).cpu().numpy())
+            features.append(features_ND.cpu().numpy())
+    return Outputs(
+        logits_NK=np.concatenate(labels), domain_logits_N=np.concatenate(domains), features_ND=np.concatenate(features)
+    )
+
+
+def batches(images: ImageSet, batch_size: int = 256) -> Iterator[np.ndarray]:
+    """All images in order, uint8 (n, H, W, 3), at most ``batch_size`` at a time."""
     for start in range(0, len(images), batch_size):
-        pixels = images.read(np.arange(start, min(start + batch_size, len(images))))
-        features = network.feature_extractor(to_float(torch.from_numpy(pixels).to(device)))
-        labels.append(network.label_classifier(features).cpu().numpy())
-        domains.append(network.domain_logits(features, 0.0).cpu().numpy())
-    network.train(was_training)
-    return np.concatenate(labels), np.concatenate(domains)
+        yield images.read(np.arange(start, min(start + batch_size, len(images))))
 
 
 def to_float(pixels_NHWC: torch.Tensor) -> torch.Tensor:
@@ -115,16 +140,34 @@ def evaluate(
     adapted: bool,
     device: torch.device,
 ) -> DomainScores:
-    """Evaluate on whichever of the two sets is there; ``adapted`` says whether the domain classifier was trained."""
-    found: dict[str, Scores] = {}
-    told: list[float] = []
-    for name, labelled in (("source", source), ("target", target)):
-        if labelled is not None:
-            label_logits, domain_logits = outputs(network, labelled.images, device=device)
-            found[name] = scores(label_logits, labelled.labels, classes)
-            told.append(float(((domain_logits >= 0) == (name == "target")).mean()))
+    """Evaluate on whichever of the two sets is there, each with the batch statistics of its domain.
+
+    ``adapted`` says whether the domain classifier was trained.
+    """
+    of_source = outputs(network, source.images, device=device, domain=SOURCE) if source is not None else None
+    of_target = outputs(network, target.images, device=device, domain=TARGET) if target is not None else None
+    return domain_scores(source, of_source, target, of_target, classes=classes, adapted=adapted)
+
+
+def domain_scores(
+    source: LabelledSet | None,
+    of_source: Outputs | None,
+    target: LabelledSet | None,
+    of_target: Outputs | None,
+    *,
+    classes: tuple[str, ...],
+    adapted: bool,
+) -> DomainScores:
+    """The scores of outputs that are already there."""
+    told = None
+    if adapted and of_source is not None and of_target is not None:
+        told = float(0.5 * ((of_source.domain_logits_N < 0).mean() + (of_target.domain_logits_N >= 0).mean()))
     return DomainScores(
-        source=found.get("source"),
-        target=found.get("target"),
-        domain_accuracy=sum(told) / 2 if adapted and len(told) == 2 else None,
+        source=scores(of_source.logits_NK, source.labels, classes)
+        if source is not None and of_source is not None
+        else None,
+        target=scores(of_target.logits_NK, target.labels, classes)
+        if target is not None and of_target is not None
+        else None,
+        domain_accuracy=told,
     )

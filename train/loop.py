@@ -1,61 +1,56 @@
-"""The training loop: source-only, domain-adversarial, or on the target's labels, one loop for all three.
+"""The training loop: source-only, adapting, or on the target's labels, one loop for all.
 
-Each step takes as many images from the labelled set as from the unlabelled target. Their features come from separate
-passes, so that batch normalisation never mixes the domains; the label loss is on the labelled ones, the domain loss
-on both, and λ acts once, inside the gradient reversal.
+Each step takes as many images from the labelled set as from the unlabelled target. What is computed from them is
+:mod:`dann.train.training_step`; here is what becomes of it: backward, clipping, the optimiser, checkpoints, logs.
+
+Everything random in a step (dropout, VAT's directions) is drawn from a generator seeded by the run's seed, the step and
+the process, as the batches are. So a run that is resumed, however it ended, goes through the same numbers.
 """
 
 import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from dann.infer.errors import DannError, Interrupted, UsageError
 from dann.train import augment, checkpoint
+from dann.train.adaptation_state import AdaptationState
 from dann.train.batches import Batch, BatchStream, prefetched
-from dann.train.config import OptimiserConfig, TrainConfig
+from dann.train.config import TrainConfig
 from dann.train.device import training_device
+from dann.train.distributed import World, joined
 from dann.train.domains import Domains, draw_missing_cars, located, open_domains
 from dann.train.evaluate import DomainScores, evaluate, to_float
-from dann.train.losses import domain_accuracy, domain_loss, label_loss
-from dann.train.metrics_log import MetricsLog
-from dann.train.model import DomainAdversarialNetwork, frozen_running_statistics
+from dann.train.judge import Judge
+from dann.train.metrics_log import MetricsLog, NoLog
+from dann.train.model import DomainAdversarialNetwork
+from dann.train.parameter_groups import freeze, hold_frozen_statistics, parameter_groups
 from dann.train.run_dir import RUNS, RunDir, create_run, mark_latest, write_json
-from dann.train.schedule import LAM_SCHEDULES, LR_SCHEDULES
+from dann.train.run_result import TrainResult
+from dann.train.schedule import LAM_SCHEDULES, LR_SCHEDULES, adamatch_warmup
+from dann.train.settings import AugmentConfig, OptimiserConfig
 from dann.train.signals import StopSignal
-from dann.train.trained import build_network, from_scratch
+from dann.train.trained import build_network, from_scratch, load_trained
+from dann.train.training_step import Pace, StepInput, StepOutput, TrainingStep
+from dann.train.weights import initialise
 
 _LABELLED_STREAM, _UNLABELLED_STREAM = 0, 1
 _LOG_EVERY_STEPS = 50
+_NO_SCORES = DomainScores(source=None, target=None, domain_accuracy=None)  # of a process that does not evaluate
 _SMALLEST_LOSS_SCALE = 1e-4  # reached only when gradients overflow whatever the scale
 _DIVERGED = "Try a smaller --lr, --set optimiser.clip_norm=1, or --amp bf16 instead of fp16"
 
 OnStep = Callable[[int, int, dict[str, Any]], None]
 """Called with the number of finished steps, the total, and the newest numbers (empty between two logged steps)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """What a finished run gave."""
-
-    run: RunDir
-    mode: str
-    scores: DomainScores
-    simulated: bool
-    """Whether the target photos are simulated ones."""
-    seconds: float
-    """Since the run, or its resumption, began; evaluations after epochs included."""
-    images_per_second: float
-    """Of both domains, in that time."""
-    skipped: list[tuple[str, str]]
-    """Name and reason of every image that could not be read, or has no class where it needs one."""
+OnMessage = Callable[[str], None]
 
 
 def fit(
@@ -65,45 +60,72 @@ def fit(
     name: str | None = None,
     default_name: str = "run",
     on_step: OnStep = lambda done, total, numbers: None,
-    on_message: Callable[[str], None] = lambda message: None,
+    on_message: OnMessage = lambda message: None,
 ) -> TrainResult:
     """Train from the start into a new folder under ``runs``.
 
-    Raises :class:`UsageError` for data that is missing or does not match, :class:`DannError` for a non-finite loss,
-    :class:`Interrupted` after SIGINT or SIGTERM, the state being saved then.
+    Under ``torchrun`` all processes call this; the first one writes. Raises :class:`UsageError` for data that is
+    missing or does not match, :class:`DannError` for a non-finite loss, :class:`Interrupted` after SIGINT or SIGTERM,
+    the state being saved then.
     """
     device = training_device(config)
-    draw_missing_cars(config, on_message)
-    domains = open_domains(config)
-    network = build_network(config, len(domains.classes))  # before the folder: a refused backbone leaves no run
-    run = create_run(runs, name, default_name)
-    run.write_config(located(config), _about(domains))
-    return _Training(config, domains, network, run, device).go(on_step, on_message)
+    with joined(device) as world:
+        if world.first:
+            draw_missing_cars(config, on_message)
+        world.wait()
+        domains = open_domains(config)
+        network = _begin(config, domains, on_message)  # before the folder: a refused backbone leaves no run
+        root = ""
+        if world.first:
+            run = create_run(runs, name, default_name)
+            run.write_config(located(config), {**_about(domains), "processes": world.size})
+            root = str(run.root)
+        run = RunDir(Path(world.text_of_first(root)))
+        return _Training(config, domains, network, run, device, world).go(on_step, on_message)
 
 
 def resume(
     run: RunDir,
     *,
     on_step: OnStep = lambda done, total, numbers: None,
-    on_message: Callable[[str], None] = lambda message: None,
+    on_message: OnMessage = lambda message: None,
 ) -> TrainResult:
-    """Continue an interrupted run to its end, as if it had never stopped."""
+    """Continue an interrupted run to its end, as if it had never stopped; from the start if it has no checkpoint."""
     config, about = run.read_config()
     device = training_device(config)
-    domains = open_domains(config)
-    if _about(domains) != about_data(about):
-        raise DannError(
-            f"the data of {run.root} changed since the run began (classes, numbers of images or content differ); "
-            "restore it, or train anew"
-        )
-    network = build_network(from_scratch(config), len(domains.classes))
-    training = _Training(config, domains, network, run, device)
-    training.restore()
-    if training.step == training.total and run.result.exists():
-        raise UsageError(f"run {str(run.root)!r} is finished; there is nothing to resume")
-    mark_latest(run.root)
-    training.listed = True
-    return training.go(on_step, on_message)
+    with joined(device) as world:
+        if world.size != about.get("processes", 1):
+            raise UsageError(
+                f"run {str(run.root)!r} was begun by {about.get('processes', 1)} processes, and here is {world.size}: "
+                "its batches would have another size; resume it under torchrun as it was begun"
+            )
+        domains = open_domains(config)
+        if _about(domains) != about_data(about):
+            raise DannError(
+                f"the data of {run.root} changed since the run began (classes, numbers of images or content differ); "
+                "restore it, or train anew"
+            )
+        begun = run.last.is_file()
+        network = _begin(from_scratch(config) if begun else config, domains, on_message)
+        training = _Training(config, domains, network, run, device, world)
+        if begun:
+            training.restore()
+        if training.step == training.total and run.result.exists():
+            raise UsageError(f"run {str(run.root)!r} is finished; there is nothing to resume")
+        if begun and world.first:
+            mark_latest(run.root)
+            training.listed = True
+        return training.go(on_step, on_message)
+
+
+def _begin(config: TrainConfig, domains: Domains, on_message: OnMessage) -> DomainAdversarialNetwork:
+    """The network as training finds it."""
+    network = build_network(config, len(domains.classes))
+    if config.init_from is not None:
+        for line in initialise(network, Path(config.init_from)).lines():
+            on_message(line)
+    freeze(network, config.optimiser.freeze)
+    return network
 
 
 class _Training:
@@ -116,164 +138,250 @@ class _Training:
         network: DomainAdversarialNetwork,
         run: RunDir,
         device: torch.device,
+        world: World,
     ):
-        self.config, self.domains, self.run, self.device = config, domains, run, device
+        self.config, self.domains, self.run, self.device, self.world = config, domains, run, device, world
         self.network = network.to(device)
-        self.optimiser = _optimiser(config.optimiser, self.network)
+        self.adaptation = AdaptationState(network, classes=len(domains.classes), ema=config.optimiser.ema).to(device)
+        self.optimiser = _optimiser(config.optimiser, network)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+        self.judge = Judge(config, domains, device)
+        self.window = _Window()
+        self.forward: torch.nn.Module = TrainingStep(network, config.objectives)
+        if world.size > 1:
+            always = config.adversarial and config.objectives.refine_from is None
+            # a mode, a method or a stage may leave the domain classifier without a gradient
+            self.forward = DistributedDataParallel(self.forward, find_unused_parameters=not always)
         self.step = 0
         self.listed = False
-        self.steps_per_epoch = max(1, len(domains.labelled) // config.batch_size)
+        self.images_per_step = config.batch_size * config.accumulate * world.size
+        self.steps_per_epoch = max(1, len(domains.labelled) // self.images_per_step)
         self.total = config.steps or config.epochs * self.steps_per_epoch
 
     def restore(self) -> None:
-        self.step = checkpoint.restore(self.run.last, self.network, self.optimiser, self.scaler)
+        self.step, progress = checkpoint.restore(
+            self.run.last,
+            self.network,
+            self.optimiser,
+            self.scaler,
+            self.adaptation,
+            classes=self.domains.classes,
+        )
+        self.judge.restore(progress["judge"])
+        self.window.restore(progress["window"])
 
-    def go(self, on_step: OnStep, on_message: Callable[[str], None]) -> TrainResult:
-        config, began, began_step = self.config, time.perf_counter(), self.step
+    def go(self, on_step: OnStep, on_message: OnMessage) -> TrainResult:
+        began, began_step = time.perf_counter(), self.step
         for name, reason in self.domains.skipped[:5]:
             on_message(f"left out {name}: {reason}")
         if len(self.domains.skipped) > 5:
             on_message(f"left out {len(self.domains.skipped)} images; {self.run.result} will name them all")
-        with StopSignal() as stop, MetricsLog(self.run.metrics, self.run.tensorboard, step=self.step) as log:
-            self._train(stop, log, on_step)
-            seconds = time.perf_counter() - began
-            result = self._evaluate()
-            log.write("eval", self.step, _headline(result))
-        per_step = config.batch_size * (2 if self.domains.unlabelled is not None else 1)
-        outcome = TrainResult(
+        with StopSignal() as stop, self._log() as log:
+            self._train(stop, log, on_step, on_message)
+        seconds = time.perf_counter() - began
+        domains = 2 if self.config.mode == "dann" else 1
+        result = TrainResult(
             run=self.run,
-            mode=config.mode,
-            scores=result,
+            config=self.config,
+            scores=self._exported_scores() if self.world.first else _NO_SCORES,
+            history=self.judge,
             simulated=self.domains.simulated,
             seconds=seconds,
-            images_per_second=(self.step - began_step) * per_step / max(seconds, 1e-9),
+            images_per_second=(self.step - began_step) * self.images_per_step * domains / max(seconds, 1e-9),
             skipped=self.domains.skipped,
         )
-        write_json(self.run.result, _result_json(outcome))
-        return outcome
+        if self.world.first:
+            write_json(self.run.result, result.to_dict())
+        self.world.wait()
+        return result
 
-    def _train(self, stop: StopSignal, log: MetricsLog, on_step: OnStep) -> None:
-        config, network, optimiser, scaler = self.config, self.network, self.optimiser, self.scaler
-        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        window = _Window()
-        network.train()
-        for batches in self._batches():
-            progress = self.step / self.total
-            lam = config.adapt.lam_max * LAM_SCHEDULES[config.adapt.lam_schedule](progress)
-            lr = config.optimiser.lr * LR_SCHEDULES[config.optimiser.lr_schedule](progress)
-            for group in optimiser.param_groups:
-                group["lr"] = lr
-
-            while True:
-                optimiser.zero_grad(set_to_none=True)
-                with self._autocast():
-                    losses = self._losses(batches, lam)
-                # Waits for the device at each step: a loss that is not finite must never reach the weights.
-                if not math.isfinite(losses["loss"].item()) or scaler.get_scale() < _SMALLEST_LOSS_SCALE:
-                    raise self._non_finite(batches, losses)
-                scaler.scale(losses["loss"]).backward()
-                if config.optimiser.clip_norm is not None:
-                    scaler.unscale_(optimiser)
-                    torch.nn.utils.clip_grad_norm_(parameters, config.optimiser.clip_norm)
-                loss_scale = scaler.get_scale()
-                scaler.step(optimiser)
-                scaler.update()
-                if scaler.get_scale() >= loss_scale:
-                    break  # else an fp16 gradient overflowed, no weight moved: the same batch at the smaller scale
+    def _train(self, stop: StopSignal, log: MetricsLog | NoLog, on_step: OnStep, on_message: OnMessage) -> None:
+        self.network.train()
+        hold_frozen_statistics(self.network)
+        for shards in self._shards():
+            pace, lr_factor = self._pace()
+            for group in self.optimiser.param_groups:
+                group["lr"] = group["base_lr"] * lr_factor
+            values = self._step(shards, pace)
             self.step += 1
 
-            window.add(losses, images=sum(len(batch.indices) for batch in batches))
+            self.window.add(values, images=self.images_per_step * len(shards[0]))
             numbers = {}
             if self.step % _LOG_EVERY_STEPS == 0 or self.step == self.total:
-                numbers = {**window.means(), "lam": lam, "lr": lr, "epoch": self.step / self.steps_per_epoch}
+                lr = self.optimiser.param_groups[0]["lr"]
+                numbers = {**self.window.means(self.world), "lam": pace.lam, "lr": lr}
+                numbers["epoch"] = self.step / self.steps_per_epoch
                 log.write("step", self.step, numbers)
             on_step(self.step, self.total, numbers)
 
-            stopping = stop.received
-            if self.step % self.steps_per_epoch == 0 or self.step == self.total or stopping is not None:
-                self._save()
+            stopping = self.world.largest(stop.received or 0, self.device)
             if self._evaluates_now():
-                log.write("eval", self.step, _headline(self._evaluate()))
-            if stopping is not None and self.step < self.total:
+                self._judge(log, on_message)
+            if stopping or self._saves_now():
+                self._save()
+            if stopping and self.step < self.total:
                 raise _interrupted(stopping, self.step, self.total, self.run)
 
-    def _batches(self) -> Iterator[tuple[Batch, ...]]:
-        config, domains = self.config, self.domains
-        options: dict[str, Any] = {
-            "batch_size": config.batch_size,
-            "augment": config.augment,
-            "seed": config.seed,
-        }
-        labelled = BatchStream(domains.labelled.images, domains.labelled.labels, stream=_LABELLED_STREAM, **options)
-        streams = [labelled]
-        if domains.unlabelled is not None:
-            streams.append(BatchStream(domains.unlabelled, stream=_UNLABELLED_STREAM, **options))
-        return prefetched(streams, range(self.step, self.total))
+    def _step(self, shards: list[tuple[Batch, ...]], pace: Pace) -> dict[str, Tensor]:
+        """One optimiser step; the means over ``shards`` of what is logged."""
+        optimiser, scaler, clip_norm = self.optimiser, self.scaler, self.config.optimiser.clip_norm
+        while True:
+            optimiser.zero_grad(set_to_none=True)
+            torch.manual_seed(_seed(self.config.seed, self.step, self.world.rank))
+            outputs = [self._backward(shards, number, pace) for number in range(len(shards))]
+            if clip_norm is not None:
+                scaler.unscale_(optimiser)
+                parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+                torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+            loss_scale = scaler.get_scale()
+            scaler.step(optimiser)
+            scaler.update()
+            if scaler.get_scale() >= loss_scale:
+                break  # else an fp16 gradient overflowed, no weight moved: the same batch at the smaller scale
+        marginals = {name: _mean(output.marginals[name] for output in outputs) for name in outputs[0].marginals}
+        self.adaptation.step(self.network, marginals, self.world)
+        return {name: _mean(output.values[name] for output in outputs) for name in outputs[0].values}
 
-    def _losses(self, batches: tuple[Batch, ...], lam: float) -> dict[str, Tensor]:
-        """0-d tensors: ``loss``, what is minimised, and the parts it is made of."""
-        network, labelled = self.network, batches[0]
+    def _backward(self, shards: list[tuple[Batch, ...]], number: int, pace: Pace) -> StepOutput:
+        """Add the gradients of one shard."""
+        batches = shards[number]
+        last = number == len(shards) - 1
+        with contextlib.nullcontext() if last else self._without_averaging():
+            inputs = self._inputs(batches)
+            with self._autocast():
+                output: StepOutput = self.forward(inputs, self.adaptation, pace)
+            # Waits for the device at each step: a loss that is not finite must never reach the weights.
+            if not math.isfinite(output.total.item()) or self.scaler.get_scale() < _SMALLEST_LOSS_SCALE:
+                raise self._non_finite(batches, output.values)
+            self.scaler.scale(output.total / len(shards)).backward()
+        return output
+
+    def _pace(self) -> tuple[Pace, float]:
+        """What the schedules say for the step to come, and the factor on each learning rate."""
+        adapt, optimiser, objectives = self.config.adapt, self.config.optimiser, self.config.objectives
+        progress = self.step / self.total
+        by_epoch = self.step // self.steps_per_epoch * self.steps_per_epoch / self.total
+        lam_progress = by_epoch if adapt.stepped == "epoch" else progress
+        lr_progress = by_epoch if optimiser.stepped == "epoch" else progress
+        pace = Pace(
+            lam=adapt.lam_max * LAM_SCHEDULES[adapt.lam_schedule](lam_progress),
+            warmup=adamatch_warmup(progress, objectives.warmup),
+            refining=objectives.refine_from is not None and progress >= objectives.refine_from,
+        )
+        return pace, LR_SCHEDULES[optimiser.lr_schedule](lr_progress)
+
+    def _shards(self) -> Iterator[list[tuple[Batch, ...]]]:
+        """For each step the batches of this process, one of each domain for each pass."""
+        config, domains, world = self.config, self.domains, self.world
+        options: dict[str, Any] = {"batch_size": self.images_per_step, "seed": config.seed}
+        streams = [
+            BatchStream(
+                domains.labelled.images,
+                domains.labelled.labels,
+                views=(config.augment,),
+                stream=_LABELLED_STREAM,
+                **options,
+            )
+        ]
+        if config.mode == "dann" and domains.unlabelled is not None:
+            views = (config.augment,)
+            if config.objectives.second_view:
+                views = (config.augment, config.second_view or config.augment)
+            streams.append(BatchStream(domains.unlabelled, views=views, stream=_UNLABELLED_STREAM, **options))
+        own = range(world.rank * config.accumulate, (world.rank + 1) * config.accumulate)
+        return prefetched(streams, range(self.step, self.total), shards=own, of=world.size * config.accumulate)
+
+    def _inputs(self, batches: tuple[Batch, ...]) -> StepInput:
+        labelled = batches[0]
         assert labelled.labels is not None
-        labels_N = torch.from_numpy(labelled.labels).to(self.device)
-        if len(batches) == 1:
-            loss = label_loss(network(self._images(labelled)), labels_N)
-            return {"loss": loss, "label_loss": loss}
-        with frozen_running_statistics(network):
-            source_ND = network.feature_extractor(self._images(labelled))
-        target_ND = network.feature_extractor(self._images(batches[1]))
-        label = label_loss(network.label_classifier(source_ND), labels_N)
-        source_N, target_N = network.domain_logits(source_ND, lam), network.domain_logits(target_ND, lam)
-        domain = domain_loss(source_N, target_N)
-        return {
-            "loss": label + domain,
-            "label_loss": label,
-            "domain_loss": domain,
-            "domain_accuracy": domain_accuracy(source_N, target_N),
-        }
+        return StepInput(
+            labelled_NCHW=self._views(labelled, (self.config.augment,))[0],
+            labels_N=torch.from_numpy(labelled.labels).to(self.device),
+            target_views=self._views(batches[1], (self.config.augment, self.config.second_view or self.config.augment))
+            if len(batches) > 1
+            else (),
+        )
 
-    def _images(self, batch: Batch) -> Tensor:
-        """The batch's augmented images on the device: float32 (N, 3, H, W) in [0, 1]."""
-        pixels = torch.from_numpy(batch.pixels_NHWC).to(self.device, non_blocking=True)
-        return augment.apply(to_float(pixels), self.config.augment, batch.augmentation)
+    def _views(self, batch: Batch, configs: tuple[AugmentConfig, ...]) -> tuple[Tensor, ...]:
+        """The batch's augmented images on the device, once for each of its views: float32 (N, 3, H, W) in [0, 1]."""
+        images_NCHW = to_float(torch.from_numpy(batch.pixels_NHWC).to(self.device, non_blocking=True))
+        return tuple(
+            augment.apply(images_NCHW, config, drawn) for config, drawn in zip(configs, batch.views, strict=False)
+        )
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.config.amp == "off":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self.config.amp == "bf16" else torch.float16)
 
+    def _without_averaging(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside, gradients stay this process's own, to be averaged with those of the last shard."""
+        forward = self.forward
+        return forward.no_sync() if isinstance(forward, DistributedDataParallel) else contextlib.nullcontext()
+
     def _evaluates_now(self) -> bool:
         every = self.config.eval_every * self.steps_per_epoch
-        return bool(every) and self.step % every == 0 and self.step < self.total
+        return self.step == self.total or (bool(every) and self.step % every == 0)
 
-    def _evaluate(self) -> DomainScores:
-        domains = self.domains
+    def _saves_now(self) -> bool:
+        return self.step == self.total or self.step % (self.config.save_every or self.steps_per_epoch) == 0
+
+    def _judge(self, log: MetricsLog | NoLog, on_message: OnMessage) -> None:
+        """Evaluate, and keep the network if selection now chooses it; before the checkpoint, which remembers both."""
+        self._check_weights()
+        if self.world.first:
+            network = self.adaptation.evaluated(self.network)
+            judgement, selected = self.judge.judge(network, self.step)
+            found = judgement.headline()
+            log.write("eval", found.pop("step"), {**found, "criteria": judgement.criteria})  # type: ignore[arg-type]
+            for warning in judgement.warnings:
+                log.write("warning", self.step, {"name": warning.name, "message": warning.message})
+                on_message(f"warning: {warning.message}")
+            if selected and self.judge.selector.criterion != "last":
+                checkpoint.save_network(self.run.selected, network, step=self.step, classes=self.domains.classes)
+        self.world.wait()
+
+    def _exported_scores(self) -> DomainScores:
+        """In full, of the checkpoint that is exported."""
         return evaluate(
-            self.network,
-            source=domains.source_test,
-            target=domains.target_test,
-            classes=domains.classes,
-            adapted=self.config.mode == "dann",
+            load_trained(self.run)[2].to(self.device),
+            source=self.domains.source_test,
+            target=self.domains.target_test,
+            classes=self.domains.classes,
+            adapted=self.config.adversarial,
             device=self.device,
         )
 
     def _save(self) -> None:
-        for name, value in self.network.state_dict().items():
-            if not value.isfinite().all():  # a finite loss can have had an infinite gradient
-                raise DannError(f"{name} is not finite after step {self.step}. {self._kept()}. {_DIVERGED}")
+        self._check_weights()
+        progress = {"judge": self.judge.state(), "window": self.window.state(self.world)}
+        if not self.world.first:
+            return
         checkpoint.save(
             self.run.last,
             self.network,
             self.optimiser,
             self.scaler,
+            self.adaptation,
             step=self.step,
             classes=self.domains.classes,
+            progress=progress,
         )
         if not self.listed:  # once, or an older run that still trains would take the place of a newer one
             mark_latest(self.run.root)
             self.listed = True
 
-    def _non_finite(self, batches: tuple[Batch, ...], losses: dict[str, Tensor]) -> DannError:
+    def _check_weights(self) -> None:
+        for name, value in self.network.state_dict().items():
+            if not value.isfinite().all():  # a finite loss can have had an infinite gradient
+                raise DannError(f"{name} is not finite after step {self.step}. {self._kept()}. {_DIVERGED}")
+
+    def _log(self) -> MetricsLog | NoLog:
+        if self.world.first:
+            return MetricsLog(self.run.metrics, self.run.tensorboard, step=self.step)
+        return NoLog()
+
+    def _non_finite(self, batches: tuple[Batch, ...], values_: dict[str, Tensor]) -> DannError:
         sets = [self.domains.labelled.images, self.domains.unlabelled]
         names = [
             [images.names[i] for i in batch.indices]
@@ -281,7 +389,7 @@ class _Training:
             if images is not None
         ]
         file = self.run.root / "non_finite.json"
-        values = {name: value.item() for name, value in losses.items()}
+        values = {name: value.item() for name, value in values_.items()}
         write_json(file, {"step": self.step + 1, "losses": {k: repr(v) for k, v in values.items()}, "batches": names})
         what = "gradient" if math.isfinite(values["loss"]) else "loss"
         return DannError(
@@ -295,37 +403,53 @@ class _Training:
 
 
 class _Window:
-    """Means of the losses since they were last asked for, kept on the device until then."""
+    """Means of the losses since they were last asked for, each over the steps that had it; on the device until then."""
 
     def __init__(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._steps = self._images = 0
+        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._images = 0
         self._began = time.perf_counter()
 
-    def add(self, losses: dict[str, Tensor], *, images: int) -> None:
-        for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
-        self._steps += 1
+    def add(self, values: dict[str, Tensor], *, images: int) -> None:
+        for name, value in values.items():
+            total, steps = self._sums.get(name, (torch.zeros_like(value), 0))
+            self._sums[name] = total + value, steps + 1
         self._images += images
 
-    def means(self) -> dict[str, float]:
-        means = {name: float(value) / self._steps for name, value in self._sums.items()}
+    def means(self, world: World) -> dict[str, float]:
+        means = {name: float(world.mean(total / steps)) for name, (total, steps) in self._sums.items()}
         means["images_per_second"] = self._images / (time.perf_counter() - self._began)
         self._clear()
         return means
 
+    def state(self, world: World) -> dict[str, tuple[float, int]]:
+        """Plain values for a checkpoint, so that a resumed run logs the means of an uninterrupted one."""
+        return {name: (float(world.mean(total.clone())), steps) for name, (total, steps) in self._sums.items()}
+
+    def restore(self, state: dict[str, tuple[float, int]]) -> None:
+        """Continue from what :meth:`state` gave."""
+        self._sums = {name: (torch.tensor(total), steps) for name, (total, steps) in state.items()}
+
 
 def _optimiser(config: OptimiserConfig, network: torch.nn.Module) -> torch.optim.Optimizer:
-    if config.name == "sgd":
-        return torch.optim.SGD(
-            network.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
-    return torch.optim.AdamW(
-        network.parameters(), lr=config.lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay
+    groups = parameter_groups(
+        network, lr=config.lr, weight_decay=config.weight_decay, head_lr_factor=config.head_lr_factor
     )
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, momentum=config.momentum)
+    return torch.optim.AdamW(groups, betas=(config.momentum, 0.999))
+
+
+def _seed(seed: int, step: int, rank: int) -> int:
+    """Of everything random in a step of a process."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])
+
+
+def _mean(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean(dim=0)
 
 
 def _interrupted(number: int, step: int, total: int, run: RunDir) -> Interrupted:
@@ -351,24 +475,3 @@ def _about(domains: Domains) -> dict[str, Any]:
 def about_data(about: dict[str, Any]) -> dict[str, Any]:
     """The part of ``config.json`` that describes the data."""
     return {key: about.get(key) for key in ("classes", "data", "simulated")}
-
-
-def _headline(scores: DomainScores) -> dict[str, float | None]:
-    return {
-        "source_accuracy": scores.source.accuracy if scores.source else None,
-        "target_accuracy": scores.target.accuracy if scores.target else None,
-        "domain_accuracy": scores.domain_accuracy,
-    }
-
-
-def _result_json(result: TrainResult) -> dict[str, Any]:
-    return {
-        "mode": result.mode,
-        "oracle": result.mode == "target",
-        "simulated_target": result.simulated,
-        "checkpoint": "last",
-        "seconds": round(result.seconds, 1),
-        "images_per_second": round(result.images_per_second, 1),
-        "skipped_images": [{"path": name, "reason": reason} for name, reason in result.skipped],
-        **result.scores.to_dict(),
-    }

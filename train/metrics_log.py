@@ -1,6 +1,8 @@
 """Where the numbers of a run go: ``metrics.jsonl`` and TensorBoard, the same values in both."""
 
+import contextlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -17,30 +19,56 @@ class MetricsLog:
         if jsonl.exists():
             _drop_after(jsonl, step)
         self._jsonl = open(jsonl, "a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(tensorboard), purge_step=step + 1 if step else None)
+        self._tensorboard = SummaryWriter(str(tensorboard), purge_step=step + 1)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """One line, and one point on each TensorBoard curve ``kind/name``; ``None`` values have no point."""
+        """One line, and a point on each TensorBoard curve ``kind/name``; tables are a curve each, ``None`` no point."""
         try:
-            self._jsonl.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            self._jsonl.write(json.dumps({"kind": kind, "step": step, **_plain(values)}) + "\n")
             self._jsonl.flush()
+            for name, value in values.items():
+                for leaf, number in value.items() if isinstance(value, dict) else [("", value)]:
+                    if isinstance(number, (int, float)):
+                        self._tensorboard.add_scalar(f"{kind}/{name}/{leaf}".rstrip("/"), number, step)
         except OSError as error:
             raise DannError(
                 f"{self._jsonl.name} cannot be written: {error.strerror}; the checkpoint is kept"
             ) from error
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
     def close(self) -> None:
-        self._jsonl.close()
-        self._tensorboard.close()
+        for part in (self._jsonl, self._tensorboard):
+            with contextlib.suppress(OSError):  # a disk that is full: whoever wrote has said so
+                part.close()
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class NoLog:
+    """The log of a process that does not write."""
+
+    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
+        pass
+
+    def __enter__(self) -> "NoLog":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` as JSON can say them: a number that is not finite becomes null."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(entry) for key, entry in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return plain(values)
 
 
 def _drop_after(jsonl: Path, step: int) -> None:

@@ -4,16 +4,16 @@ Legend: N images, C = 3 channels, H × W pixels, D features, K classes. Images a
 scaling is part of the feature extractor, so an exported network needs nothing but pixels.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dann.train.backbones import build_backbone, feature_width, is_own_backbone
-from dann.train.config import ModelConfig
+from dann.train.batch_norm import SOURCE, TARGET, DomainBatchNorm, per_domain
+from dann.train.objectives.cdan import multilinear_map
 from dann.train.reversal import gradient_reversal
+from dann.train.settings import ModelConfig
 
 _MEAN_STD = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -25,24 +25,60 @@ class DomainAdversarialNetwork(nn.Module):
     """Feature extractor, label classifier and domain classifier.
 
     ``feature_extractor``: (N, 3, H, W) in [0, 1] → (N, D). ``label_classifier``: (N, D) → logits (N, K).
-    ``domain_classifier``: (N, D) → one logit an image; above 0 means target.
+    ``domain_classifier``: (N, D) → one logit an image; above 0 means target. ``two_domains`` gives batch normalisation
+    a side for each domain as ``config.bn`` says; without it there is one, whatever the domain. ``conditional`` lets the
+    domain classifier see features and class probabilities together (CDAN).
     """
 
-    def __init__(self, config: ModelConfig, *, classes: int, height: int, width: int):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        classes: int,
+        height: int,
+        width: int,
+        two_domains: bool = False,
+        conditional: bool = False,
+    ):
         super().__init__()
         backbone = build_backbone(config)
         features = feature_width(backbone, height, width)
         self.feature_extractor = nn.Sequential(_input_scaling(config), backbone)
         self.label_classifier = _mlp(features, config.label_hidden, classes, dropout=config.dropout)
-        self.domain_classifier = _mlp(features, config.domain_hidden, 1)
+        self.conditioning = multilinear_map(features, classes) if conditional else None
+        inputs = features if self.conditioning is None else self.conditioning.outputs
+        self.domain_classifier = _mlp(inputs, config.domain_hidden, 1)
+        self.joint_pass = config.bn == "shared"
+        if two_domains and not self.joint_pass:
+            per_domain(self, shared_affine=config.bn == "split")
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pixels come as N, H, W, C
 
-    def forward(self, images_NCHW: Tensor) -> Tensor:
+    def forward(self, images_NCHW: Tensor, domain: int = TARGET) -> Tensor:
         """Label logits (N, K)."""
-        return self.label_classifier(self.feature_extractor(images_NCHW))
+        return self.label_classifier(self.features(images_NCHW, domain))
 
-    def domain_logits(self, features_ND: Tensor, lam: float | Tensor) -> Tensor:
-        """Domain logits (N,), behind the gradient reversal with factor ``lam``."""
-        return self.domain_classifier(gradient_reversal(features_ND, lam)).squeeze(1)
+    def features(self, images_NCHW: Tensor, domain: int = TARGET) -> Tensor:
+        """Features (N, D), batch normalisation being that of ``domain``."""
+        for module in self.modules():
+            if isinstance(module, DomainBatchNorm):
+                module.domain = domain
+        return self.feature_extractor(images_NCHW)
+
+    def features_of_both(self, source_NCHW: Tensor, target_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of both domains: from one pass each, or from a joint one where they share batch statistics."""
+        if self.joint_pass:
+            source_ND, target_ND = self.features(torch.cat([source_NCHW, target_NCHW])).split(
+                [len(source_NCHW), len(target_NCHW)]
+            )
+            return source_ND, target_ND
+        return self.features(source_NCHW, SOURCE), self.features(target_NCHW, TARGET)
+
+    def domain_logits(self, features_ND: Tensor, lam: float | Tensor, logits_NK: Tensor | None = None) -> Tensor:
+        """Domain logits (N,), behind the gradient reversal with factor ``lam``; CDAN needs the label logits too."""
+        reversed_ND = gradient_reversal(features_ND, lam)
+        if self.conditioning is not None:
+            reversed_ND = self.conditioning(reversed_ND, logits_NK)
+        return self.domain_classifier(reversed_ND).squeeze(1)
 
 
 class MeanStd(nn.Module):
@@ -58,23 +94,6 @@ class MeanStd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
-
-
-@contextmanager
-def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
-    """Inside, batch normalisation in training mode uses the batch's statistics and leaves the running ones alone.
-
-    The source pass runs in here when a target is adapted to: the running statistics, which evaluation uses, are then
-    the target's alone instead of a mixture that fits neither domain.
-    """
-    layers = [module for module in network.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
 
 
 def _input_scaling(config: ModelConfig) -> nn.Module:

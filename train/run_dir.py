@@ -3,7 +3,7 @@
 config.json     the resolved configuration, classes and data: enough to rebuild the run
 metrics.jsonl   one JSON object a line, ``kind`` being ``step`` or ``eval``
 tensorboard/    the same as TensorBoard events
-checkpoints/    last.safetensors
+checkpoints/    last.safetensors, all of the state; selected.safetensors, the network chosen, where it is another one
 result.json     the closing scores
 """
 
@@ -12,12 +12,13 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dann.infer.bundle import BundleError, read_bundle, sha256_of
 from dann.infer.errors import DannError, UsageError, unknown_name
-from dann.train.config import TrainConfig
+from dann.train.settings import TrainConfig
 
+Which = Literal["last", "selected"]
 RUNS = Path("runs")
 CONFIG_SCHEMA = 1
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -31,9 +32,19 @@ class RunDir:
         self.config = root / "config.json"
         self.metrics = root / "metrics.jsonl"
         self.tensorboard = root / "tensorboard"
-        self.last = root / "checkpoints" / "last.safetensors"
+        self.last = self.checkpoint("last")
+        self.selected = self.checkpoint("selected")
         self.result = root / "result.json"
         self.bundle = root / "bundle"
+
+    def checkpoint(self, which: Which) -> Path:
+        """The file of a checkpoint, whether it is there or not."""
+        return self.root / "checkpoints" / f"{which}.safetensors"
+
+    @property
+    def evaluated(self) -> Path:
+        """The checkpoint that is evaluated and exported: the selected one where selection keeps one, else the last."""
+        return self.selected if self.selected.is_file() else self.last
 
     def read_config(self) -> tuple[TrainConfig, dict[str, Any]]:
         """The configuration, and everything else that ``config.json`` records (classes, data, versions)."""
@@ -54,13 +65,13 @@ class RunDir:
                 bundle.file(artefact)
         except (BundleError, UsageError):
             return False
-        return bundle.manifest.provenance.get("checkpoint_sha256") == sha256_of(self.last)
+        return bundle.manifest.provenance.get("checkpoint_sha256") == sha256_of(self.evaluated)
 
     def has_older_bundle(self) -> bool:
         """Whether ``bundle`` was exported from another checkpoint than the one that is there now."""
-        if not self.last.is_file():
+        if not self.evaluated.is_file():
             return False
-        return read_bundle(self.bundle).manifest.provenance.get("checkpoint_sha256") != sha256_of(self.last)
+        return read_bundle(self.bundle).manifest.provenance.get("checkpoint_sha256") != sha256_of(self.evaluated)
 
     def write_config(self, config: TrainConfig, about: dict[str, Any]) -> None:
         write_json(self.config, {"schema": CONFIG_SCHEMA, **about, "config": config.to_dict()})

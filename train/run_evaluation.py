@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dann.infer.errors import DannError, UsageError
-from dann.train.config import TrainConfig
 from dann.train.data import LabelledSet
 from dann.train.device import find_device
 from dann.train.domains import is_simulated, open_source_sets, open_target_test, specs
 from dann.train.evaluate import DomainScores, evaluate
 from dann.train.run_dir import RunDir
+from dann.train.settings import TrainConfig
 from dann.train.trained import load_trained
 
 
@@ -57,7 +57,7 @@ def evaluate_run(run: RunDir, *, data: str | None = None, device: str = "auto") 
     if target_test is None:
         raise UsageError(f"run {str(run.root)!r} names no labelled target images; give them as --data SPEC")
     spec = data or test or target
-    source_test, notes = _source_test(run, config)
+    source_test, notes = source_test_of(run, config)
     return RunEvaluation(
         run=run,
         mode=config.mode,
@@ -68,7 +68,7 @@ def evaluate_run(run: RunDir, *, data: str | None = None, device: str = "auto") 
             source=source_test,
             target=target_test,
             classes=classes,
-            adapted=config.mode == "dann",
+            adapted=config.adversarial,
             device=where,
         ),
         skipped=target_test.images.skipped,
@@ -76,7 +76,7 @@ def evaluate_run(run: RunDir, *, data: str | None = None, device: str = "auto") 
     )
 
 
-def _source_test(run: RunDir, config: TrainConfig) -> tuple[LabelledSet | None, list[str]]:
+def source_test_of(run: RunDir, config: TrainConfig) -> tuple[LabelledSet | None, list[str]]:
     """The source images that the run did not train on; ``None``, and why, where that can no longer be told."""
     recorded = run.read_config()[1].get("data", {}).get("labelled", {}).get("fingerprint")
     try:

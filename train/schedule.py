@@ -37,3 +37,8 @@ def cosine(progress: float) -> float:
 
 LAM_SCHEDULES: dict[str, Schedule] = {"dann": dann_lam, "constant": constant, "linear": linear}
 LR_SCHEDULES: dict[str, Schedule] = {"dann": dann_lr, "constant": constant, "cosine": cosine}
+
+
+def adamatch_warmup(progress: float, share: float) -> float:
+    """Half a cosine from 0 to 1 over the first ``share`` of training, then 1 (arXiv 2106.04732, section 3.5)."""
+    return 0.5 * (1.0 - math.cos(math.pi * min(1.0, progress / share))) if share else 1.0

@@ -4,29 +4,49 @@ from dataclasses import replace
 
 import torch
 
+from dann.infer.errors import DannError
 from dann.train import checkpoint
-from dann.train.config import TrainConfig
 from dann.train.model import DomainAdversarialNetwork
-from dann.train.run_dir import RunDir
+from dann.train.run_dir import RunDir, Which
+from dann.train.settings import TrainConfig
+
+_AVERAGED = "adaptation.averaged.module"
 
 
 def build_network(config: TrainConfig, classes: int) -> DomainAdversarialNetwork:
     """The network of ``config``, initialised from its seed."""
     torch.manual_seed(config.seed)
     data = config.data
-    return DomainAdversarialNetwork(config.model, classes=classes, height=data.height, width=data.width)
+    return DomainAdversarialNetwork(
+        config.model,
+        classes=classes,
+        height=data.height,
+        width=data.width,
+        two_domains=config.mode == "dann",
+        conditional=config.mode == "dann" and bool(config.objectives.cdan),
+    )
 
 
-def load_trained(run: RunDir) -> tuple[TrainConfig, tuple[str, ...], DomainAdversarialNetwork]:
-    """Configuration, classes and trained network (on the CPU, in evaluation mode) of a run."""
-    config, _ = run.read_config()
-    about, tensors = checkpoint.read(run.last)
+def load_trained(
+    run: RunDir, which: Which | None = None
+) -> tuple[TrainConfig, tuple[str, ...], DomainAdversarialNetwork]:
+    """Configuration, classes and trained network (on the CPU, in evaluation mode) of a run.
+
+    ``which`` checkpoint, ``selected`` or ``last``; by default the one that is exported (:attr:`RunDir.evaluated`).
+    Where weights are averaged, the averaged network. Raises :class:`DannError` for a checkpoint of another run.
+    """
+    config, recorded = run.read_config()
+    path = run.evaluated if which is None else run.checkpoint(which)
+    about, tensors = checkpoint.read(path)
     classes = tuple(about["classes"])
+    if classes != tuple(recorded.get("classes", classes)):
+        raise DannError(f"{path} is of a network for the classes {list(classes)}; its run has {recorded['classes']}")
     network = build_network(from_scratch(config), len(classes))
-    checkpoint.load_network(network, tensors, run.last)
+    averaged = any(name.startswith(_AVERAGED) for name in tensors)
+    checkpoint.load(network, _AVERAGED if averaged else "network", tensors, path)
     return config, classes, network.eval()
 
 
 def from_scratch(config: TrainConfig) -> TrainConfig:
-    """``config`` without pretrained weights, for a network whose weights a checkpoint brings."""
-    return replace(config, model=replace(config.model, weights="none"))
+    """``config`` without weights to begin from, for a network whose weights a checkpoint brings."""
+    return replace(config, init_from=None, model=replace(config.model, weights="none"))

@@ -127,11 +127,22 @@ def test_flags_override_the_file_which_overrides_the_preset(place: Path):
         (["--optimizer", "sgd", "--lr-schedule", "cosine"], "optimiser", {"name": "sgd", "lr_schedule": "cosine"}),
         (["--lam-max", "0.5", "--lam-schedule", "linear"], "adapt", {"lam_max": 0.5, "lam_schedule": "linear"}),
         (["--weights", "DEFAULT", "--backbone", "resnet18"], "model", {"weights": "DEFAULT", "backbone": "resnet18"}),
+        (["--bn", "domain"], "model", {"bn": "domain"}),
+        (["--ema", "0.99"], "optimiser", {"ema": 0.99}),
+        (["--select", "im"], "selection", {"criterion": "im"}),
+        (["--method", "cdan"], "objectives", {"dann": 0.0, "cdan": 1.0}),
+        (["--method", "mean-teacher", "--ema", "0.5"], "optimiser", {"ema": 0.5}),
+        (["--method", "mcc", "--set", "objectives.mcc=0.5"], "objectives", {"dann": 0.0, "mcc": 0.5}),
     ],
 )
 def test_flags_become_settings(flags: list[str], table: str, values: dict[str, Any], place: Path):
     settings = resolved("--source", "renders", *flags)[table]
     assert {name: settings[name] for name in values} == values
+
+
+def test_flags_of_the_run_itself_become_settings(place: Path):
+    settings = resolved("--source", "renders", "--accumulate", "4", "--init-from", "start.pth")
+    assert (settings["accumulate"], settings["init_from"]) == (4, "start.pth")
 
 
 def test_a_network_that_is_not_square_trains_and_exports(place: Path):
@@ -145,10 +156,55 @@ def test_a_network_that_is_not_square_trains_and_exports(place: Path):
 
 def test_scores_go_to_standard_output_and_progress_does_not(place: Path):
     ran = done("train", *DATA, *TINY)
-    assert [line.split()[0] for line in ran.stdout.splitlines()] == ["run:", "source", "target", "domains"]
+    scores = ["source", "target", "domains"]
+    assert [line.split()[0] for line in ran.stdout.splitlines()] == ["run:", *scores, "last", "selected", "best"]
     assert ran.stderr.startswith("train: 1/2")
     quiet = done("train", *DATA, *TINY, "--quiet")
     assert quiet.stderr == "" and quiet.stdout.startswith("run: runs/custom-dann-s0-2 ")
+
+
+def test_last_selected_and_best_on_test_labels_are_side_by_side(place: Path):
+    ran = done("train", *DATA, *NETWORK, "--epochs", "3", "--select", "im", "--name", "mine")
+    result = json.loads(Path("runs/mine/result.json").read_text())
+    lines = ran.stdout.splitlines()[-3:]
+    for line, title in zip(lines, ("last ", "selected (im) ", "best on test labels "), strict=True):
+        entry = result[title.split(" (")[0].strip().replace(" ", "_")]
+        assert line.startswith(title)
+        assert f"step {entry['step']:>6}  target accuracy {entry['target_accuracy']:.4f}" in line
+    gap = result["selected"]["target_accuracy"] - result["best_on_test_labels"]["target_accuracy"]
+    assert f"(not a result; selected is {gap:+.4f})" in lines[2]
+
+
+@pytest.mark.parametrize("words", [["--mode", "source"], ["--mode", "target"]], ids=" ".join)
+def test_where_nothing_is_selected_nothing_is_side_by_side(words: list[str], place: Path):
+    assert "best on test labels" not in done("train", *DATA, *TINY, *words).stdout
+
+
+def test_a_run_is_named_after_its_method(place: Path):
+    assert done("train", *DATA, *TINY, "--method", "mcc").stdout.startswith("run: runs/custom-mcc-s0 ")
+    words = ["--method", "mcc", "--mode", "source"]
+    assert done("train", *DATA, *TINY, *words).stdout.startswith("run: runs/custom-source-s0 ")
+
+
+def test_it_is_told_what_was_taken_of_weights_to_begin_from(finished: Path):
+    ran = done("train", *DATA, *TINY, "--init-from", "runs/tiny", "--mode", "source")
+    assert [line for line in ran.stderr.splitlines() if "tensors loaded" in line][0].startswith("feature_extractor: ")
+    assert json.loads(Path("runs/custom-source-s0/config.json").read_text())["config"]["init_from"].endswith(
+        "runs/tiny"
+    )
+
+
+def test_a_method_with_averaged_weights_and_selection_trains_exports_and_infers(place: Path):
+    words = ["--method", "mean-teacher", "--bn", "domain", "--select", "bnm", "--accumulate", "2"]
+    done("train", *DATA, *TINY, *words)
+    assert Path("runs/custom-mean-teacher-s0/checkpoints/selected.safetensors").is_file()
+    done("eval")
+    done("export")
+    assert (
+        json.loads(Path("runs/custom-mean-teacher-s0/bundle/manifest.json").read_text())["provenance"]["checkpoint"]
+        == "selected"
+    )
+    done("infer", "--test-loc", "labelled", "--out-path", "preds.csv")
 
 
 def test_the_oracle_is_stamped(place: Path):
@@ -173,6 +229,15 @@ def test_the_oracle_is_stamped(place: Path):
         (["--backbone", "resnet81"], 2, ["unknown backbone 'resnet81'", "did you mean 'resnet18'?"]),
         (["--weights", "mine.pt"], 2, ["'mine.pt' is not a file", ".safetensors"]),
         (["--preset", "carz"], 2, ["unknown preset 'carz'", "did you mean 'cars'?"]),
+        (["--method", "mean_teacher"], 2, ["unknown method 'mean_teacher'", "did you mean 'mean-teacher'?"]),
+        (["--bn", "splitt"], 2, ["unknown value of model.bn 'splitt'", "did you mean 'split'?"]),
+        (["--select", "source"], 2, ["unknown value of selection.criterion 'source'", "source-accuracy"]),
+        (["--init-from", "mine.pt"], 2, ["'mine.pt' is not a file", ".safetensors"]),
+        (["--accumulate", "0"], 2, ["accumulate is 0", "from 1"]),
+        (["--ema", "1"], 2, ["optimiser.ema is 1.0"]),
+        (["--method", "mean-teacher", "--ema", "0"], 2, ["objectives.mean_teacher needs averaged weights"]),
+        (["--set", "objectives.cdan=1"], 2, ["objectives.dann and objectives.cdan", "set one to 0"]),
+        (["--set", "objectives.dann=0"], 2, ["nothing adapts", "--mode source"]),
         (["--set", "optimizer.lr=1"], 2, ["unknown setting 'optimizer'", "did you mean 'optimiser'?"]),
         (["--set", "optimiser.lrr=1"], 2, ["unknown setting 'optimiser.lrr'", "did you mean 'optimiser.lr'?"]),
         (["--set", "optimiser.lr=fast"], 2, ["optimiser.lr is 'fast'", "expected float"]),
@@ -230,7 +295,17 @@ def test_a_device_that_is_not_there_is_refused(place: Path, without_cuda: None):
     refused(dann("train", *DATA, *NETWORK, "--device", "cuda"), 4, "device 'cuda'", "use cpu or auto")
 
 
-@pytest.mark.parametrize("option", [["--name", "b"], ["--print-config"], ["--seed", "1"], ["--preset", "cars"]])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--name", "b"],
+        ["--print-config"],
+        ["--seed", "1"],
+        ["--preset", "cars"],
+        ["--method", "mcc"],
+        ["--bn", "split"],
+    ],
+)
 def test_a_resumed_run_takes_no_other_options(option: list[str], finished: Path):
     refused(dann("train", "--resume", "tiny", *option), 2, "its own name and settings")
 

@@ -1,5 +1,7 @@
 """A trained run of two classes, small enough to make in a second, and its export."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -7,9 +9,9 @@ import numpy as np
 import pytest
 
 from dann.export.run_export import Exported, export_run
-from dann.train.config import DataConfig, ModelConfig, TrainConfig
 from dann.train.loop import fit
 from dann.train.run_dir import RunDir
+from dann.train.settings import DataConfig, ModelConfig, TrainConfig
 
 SIZE = 16
 CLASSES = ("bus", "car")
@@ -43,6 +45,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_images(root / "renders" / name, 8, seed=number)
     write_images(root / "photos", PHOTOS, seed=9)
     return root
+
+
+@pytest.fixture
+def configure(data: Path) -> Callable[..., TrainConfig]:
+    """A function from changed settings to the configuration of a training of two steps on ``data``."""
+    return partial(tiny_config, data)
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from dann.export.network import FeatureExtractor, InferenceNetwork, LabelClassifier
-from dann.train.config import ModelConfig
 from dann.train.evaluate import to_float
 from dann.train.model import DomainAdversarialNetwork
+from dann.train.settings import ModelConfig
 
 
 @pytest.fixture(scope="module")

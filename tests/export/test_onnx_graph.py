@@ -20,8 +20,8 @@ from dann.export.network import ExportedModule, InferenceNetwork
 from dann.export.onnx_graph import OnnxGraph, check, to_onnx
 from dann.export.ort_chain import OrtChain
 from dann.infer.errors import DannError
-from dann.train.config import ModelConfig
 from dann.train.model import DomainAdversarialNetwork
+from dann.train.settings import ModelConfig
 
 SIZE = 32
 PLAIN_OPERATIONS = {
@@ -146,7 +146,7 @@ def test_bytes_do_not_depend_on_the_process():
         import hashlib, torch
         from dann.export.network import InferenceNetwork
         from dann.export.onnx_graph import to_onnx
-        from dann.train.config import ModelConfig
+        from dann.train.settings import ModelConfig
         from dann.train.model import DomainAdversarialNetwork
         torch.manual_seed(0)
         config = ModelConfig(backbone="conv6", width=0.25)

@@ -19,7 +19,12 @@ from dann.infer.bundle import read_bundle, sha256_of
 from dann.infer.errors import DannError, UnavailableError, UsageError
 from dann.infer.predict import Classifier
 from dann.infer.preprocess import load_image
+from dann.train import checkpoint
+from dann.train.batch_norm import SOURCE, TARGET
+from dann.train.evaluate import to_float
+from dann.train.loop import fit
 from dann.train.run_dir import RunDir
+from dann.train.settings import ModelConfig
 from dann.train.trained import load_trained
 
 
@@ -45,6 +50,38 @@ def test_bundle_classifies_files_as_the_trained_network_does(run: RunDir, export
         np.testing.assert_allclose(prediction.probabilities, probabilities_K, rtol=0, atol=1e-5)
         np.testing.assert_allclose(prediction.features, features_D, rtol=0, atol=1e-5)
     assert [p.label for p in predictions] == [classes[best] for best in logits_NK.argmax(1)]
+
+
+@pytest.mark.parametrize("bn", ["shared", "split", "domain"])
+def test_batch_normalisation_of_two_domains_becomes_the_targets(bn: str, configure, data: Path, tmp_path: Path):
+    model = ModelConfig(backbone="conv6", width=0.25, bn=bn, label_hidden=(8,))  # type: ignore[arg-type]
+    run = fit(configure(model=model), runs=tmp_path).run
+    exported = export_run(run, images=4)
+    assert (exported.root / "model.onnx").read_bytes().count(b"running") == 0  # folded into the convolutions
+    config, _, network = load_trained(run)
+    photos = sorted((data / "photos").iterdir())[:3]
+    images_NCHW = to_float(torch.from_numpy(np.stack([load_image(file, config.data.preprocess) for file in photos])))
+    with Classifier.load(exported.root, device="cpu") as classifier, torch.no_grad():
+        found = np.array([prediction.probabilities for prediction in classifier.predict(photos)])
+        np.testing.assert_allclose(found, network(images_NCHW, TARGET).softmax(1).numpy(), rtol=0, atol=1e-5)
+        if bn != "shared":
+            assert not np.allclose(found, network(images_NCHW, SOURCE).softmax(1).numpy(), rtol=0, atol=1e-4)
+
+
+def test_the_selected_checkpoint_is_what_is_exported(run: RunDir, tmp_path: Path):
+    copy = RunDir(Path(shutil.copytree(run.root, tmp_path / "copy")))
+    config, classes, network = load_trained(run)
+    network.label_classifier[-1].bias.data += 1.0  # type: ignore[union-attr]
+    checkpoint.save_network(copy.selected, network, step=1, classes=classes)
+    exported = export_run(copy, images=4)
+    stored = np.load(exported.root / "verify.npz", allow_pickle=False)
+    np.testing.assert_array_equal(stored["logits"], torch_outputs(copy, stored["images"])[0])
+    assert not np.allclose(stored["logits"], torch_outputs(run, stored["images"])[0])
+    origin = exported.bundle.manifest.provenance
+    assert (origin["checkpoint"], origin["checkpoint_sha256"]) == ("selected", sha256_of(copy.selected))
+    assert copy.has_current_bundle() and not copy.has_older_bundle()
+    copy.selected.unlink()
+    assert copy.has_older_bundle() and not copy.has_current_bundle()
 
 
 def test_manifest_describes_every_file(exported: Exported):
@@ -81,7 +118,9 @@ def test_provenance_names_the_training_and_no_path(run: RunDir, exported: Export
     assert origin["oracle"] is False and origin["simulated_target"] is False
     assert origin["scores"]["source_accuracy"] == result["source"]["accuracy"]
     assert origin["data"] == json.loads(run.config.read_text())["data"]
-    assert origin["checkpoint_sha256"] == sha256_of(run.last)
+    assert (origin["checkpoint"], origin["checkpoint_sha256"]) == ("last", sha256_of(run.last))
+    history = ("last", "selected", "best_on_test_labels")
+    assert [origin["scores"][name] for name in history] == [result[name] for name in history]
     assert origin["verify"]["sha256"] == sha256_of(exported.root / "verify.npz")
     assert set(origin["versions"]) == {"python", "dann", "torch", "onnx", "onnxscript"}
     for file in exported.root.iterdir():

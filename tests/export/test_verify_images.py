@@ -10,7 +10,7 @@ import pytest
 from dann.export.verify_images import synthetic_images, verify_npz, verify_sample
 from dann.infer.errors import DannError, UsageError
 from dann.infer.preprocess import PreprocessSpec, load_image
-from dann.train.config import DataConfig, TrainConfig
+from dann.train.settings import DataConfig, TrainConfig
 
 SPEC = PreprocessSpec(height=8, width=12)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from dann.train.config import TrainConfig, resolve
+from dann.train.config import resolve
+from dann.train.settings import TrainConfig
 
 CLASSES = np.array(["across", "upright"])
 TINT = np.array([0.9, 0.5, 0.2])

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from dann.train.config import TrainConfig
 from dann.train.evaluate import DomainScores
 from dann.train.loop import fit
+from dann.train.settings import TrainConfig
 
 Scored = Callable[..., DomainScores]
 

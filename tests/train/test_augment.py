@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dann.train import augment
-from dann.train.config import AugmentConfig
+from dann.train.settings import AugmentConfig
 
 EVERYTHING = AugmentConfig(
     flip=True,
@@ -163,9 +163,22 @@ def test_mixed_precision_does_not_move_pixels():
     assert torch.equal(mixed, augment.apply(images, config, parameters))
 
 
-def test_parameters_do_not_depend_on_other_settings_being_applied():
-    """The drawn parameters are plain arrays, one entry an image, ready for either data path."""
+def test_noise_is_of_its_own_in_every_image():
+    images = torch.full((4, 3, 12, 12), 0.5)
+    added = changed(images, noise=0.05)
+    assert len({tuple(image.flatten().tolist()) for image in added}) == 4
+
+
+def test_parameters_are_plain_arrays_with_one_entry_an_image():
     parameters = augment.draw(EVERYTHING, 5, np.random.default_rng(0))
-    assert {key: value.shape[0] for key, value in parameters.items() if key != "noise_seed"} == dict.fromkeys(
-        ("affine", "contrast", "gain", "offset", "invert"), 5
-    )
+    names = ("affine", "contrast", "gain", "offset", "invert", "noise_seed")
+    assert {name: len(values) for name, values in parameters.items()} == dict.fromkeys(names, 5)
+
+
+def test_what_becomes_of_an_image_does_not_depend_on_its_batch():
+    """Bit for bit, or a shard of a batch would not be what it is in the whole."""
+    images, parameters = noise(6), augment.draw(EVERYTHING, 6, np.random.default_rng(0))
+    together = augment.apply(images, EVERYTHING, parameters)
+    for rows in (slice(0, 1), slice(2, 4), slice(3, 6)):
+        alone = augment.apply(images[rows], EVERYTHING, {name: values[rows] for name, values in parameters.items()})
+        assert torch.equal(alone, together[rows])

@@ -1,15 +1,21 @@
-"""Batches as pure functions of seed, stream and step."""
+"""Batches as pure functions of seed, stream and step, whole or in shards, in one view or two."""
 
 import threading
 import time
 
 import numpy as np
 import pytest
+import torch
 
 from dann.infer.preprocess import PreprocessSpec
+from dann.train import augment
 from dann.train.batches import Batch, BatchStream, prefetched
-from dann.train.config import AugmentConfig
+from dann.train.evaluate import to_float
 from dann.train.image_set import ImageSet, images_from_arrays
+from dann.train.settings import AugmentConfig
+
+WEAK = AugmentConfig(flip=True, brightness=0.1, noise=0.1)
+STRONG = AugmentConfig(shift=0.2, rotate_deg=30.0, contrast=0.5, colour=0.3, invert=True, noise=0.3)
 
 
 def images(count: int) -> ImageSet:
@@ -18,12 +24,20 @@ def images(count: int) -> ImageSet:
     return images_from_arrays(pixels, [str(i) for i in range(count)], PreprocessSpec(height=4, width=4))
 
 
-def stream(count: int = 10, *, batch_size: int = 4, seed: int = 0, number: int = 0, labels: bool = True) -> BatchStream:
+def stream(
+    count: int = 10,
+    *,
+    batch_size: int = 4,
+    seed: int = 0,
+    number: int = 0,
+    labels: bool = True,
+    views: tuple[AugmentConfig, ...] = (WEAK,),
+) -> BatchStream:
     return BatchStream(
         images(count),
         np.arange(count) * 10 if labels else None,
         batch_size=batch_size,
-        augment=AugmentConfig(flip=True, brightness=0.1, noise=0.1),
+        views=views,
         seed=seed,
         stream=number,
     )
@@ -34,9 +48,19 @@ def same(a: Batch, b: Batch) -> bool:
         np.array_equal(a.indices, b.indices)
         and np.array_equal(a.pixels_NHWC, b.pixels_NHWC)
         and np.array_equal(a.labels, b.labels)  # type: ignore[arg-type]
-        and a.augmentation.keys() == b.augmentation.keys()
-        and all(np.array_equal(a.augmentation[key], b.augmentation[key]) for key in a.augmentation)
+        and len(a.views) == len(b.views)
+        and all(same_parameters(one, other) for one, other in zip(a.views, b.views, strict=True))
     )
+
+
+def same_parameters(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def augmented(batch: Batch, *configs: AugmentConfig) -> list[torch.Tensor]:
+    """The images of each view, as training makes them."""
+    images_NCHW = to_float(torch.from_numpy(batch.pixels_NHWC))
+    return [augment.apply(images_NCHW, config, drawn) for config, drawn in zip(configs, batch.views, strict=True)]
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (8, 4), (7, 7), (3, 8), (1, 2), (5, 23)])
@@ -79,9 +103,49 @@ def test_prefetching_gives_the_same_batches(ahead: int):
     streams = [stream(10), stream(7, number=1, labels=False)]
     found = list(prefetched(streams, range(2, 9), ahead=ahead))
     assert len(found) == 7
-    for step, together in enumerate(found, start=2):
+    for step, shards in enumerate(found, start=2):
+        (together,) = shards
         assert same(together[0], stream(10).batch(step))
         assert np.array_equal(together[1].indices, stream(7, number=1).indices(step))
+
+
+@pytest.mark.parametrize("own", [range(0, 2), range(2, 4), range(0, 4)])
+def test_prefetching_gives_the_shards_of_this_process(own: range):
+    streams = [stream(10, batch_size=8), stream(7, batch_size=8, number=1, labels=False)]
+    (shards,) = prefetched(streams, range(3, 4), shards=own, of=4)
+    assert len(shards) == len(own)
+    for number, together in zip(own, shards, strict=True):
+        assert all(same(batch, each.batch(3, number, 4)) for batch, each in zip(together, streams, strict=True))
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 6])
+def test_the_shards_of_a_batch_together_are_the_batch(shards: int):
+    """Bit for bit, with every change of the images, and across the end of a pass."""
+    views = (WEAK, STRONG)
+    found = stream(10, batch_size=6, views=views)
+    for step in (0, 1, 9):
+        whole = found.batch(step)
+        parts = [found.batch(step, number, shards) for number in range(shards)]
+        assert {len(part.indices) for part in parts} == {6 // shards}
+        for name in ("indices", "pixels_NHWC", "labels"):
+            assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name))
+        for number, expected in enumerate(augmented(whole, *views)):
+            assert torch.equal(torch.cat([augmented(part, *views)[number] for part in parts]), expected)
+
+
+def test_the_images_of_two_views_are_the_same_and_their_changes_are_not():
+    batch = stream(views=(STRONG, STRONG)).batch(2)
+    first, second = batch.views
+    assert first.keys() == second.keys() == {"affine", "contrast", "gain", "invert", "noise_seed"}
+    assert not any(np.array_equal(first[name], second[name]) for name in ("affine", "contrast", "gain", "noise_seed"))
+    one, other = augmented(batch, STRONG, STRONG)
+    assert not torch.equal(one, other)
+
+
+def test_a_second_view_changes_nothing_in_the_first():
+    alone, beside = stream(views=(WEAK,)).batch(2), stream(views=(WEAK, STRONG)).batch(2)
+    assert same_parameters(alone.views[0], beside.views[0])
+    assert np.array_equal(alone.pixels_NHWC, beside.pixels_NHWC)
 
 
 def test_there_may_be_nothing_left_to_do():
@@ -124,8 +188,8 @@ def test_seeds_and_streams_differ_in_order_and_augmentation():
     base = stream(50).batch(1)
     for other in (stream(50, seed=1).batch(1), stream(50, number=1).batch(1), stream(50).batch(2)):
         assert not np.array_equal(base.indices, other.indices)
-        assert not np.array_equal(base.augmentation["offset"], other.augmentation["offset"])
-        assert base.augmentation["noise_seed"] != other.augmentation["noise_seed"]
+        assert not np.array_equal(base.views[0]["offset"], other.views[0]["offset"])
+        assert not np.isin(base.views[0]["noise_seed"], other.views[0]["noise_seed"]).any()
 
 
 def test_small_sets_do_not_pile_up_orders():

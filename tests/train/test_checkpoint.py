@@ -10,19 +10,25 @@ from safetensors.torch import save_file
 
 from dann.infer.errors import DannError, UsageError
 from dann.train import checkpoint
-from dann.train.config import ModelConfig
+from dann.train.adaptation_state import AdaptationState
+from dann.train.distributed import World
 from dann.train.model import DomainAdversarialNetwork
+from dann.train.settings import ModelConfig
 
 CLASSES = ("car", "van", "ümläut 车")
+PROGRESS = {"headlines": [{"step": 3, "target_accuracy": None}], "selector": {"criterion": "im", "gate": 0.05}}
 
 
 class State:
-    """What a checkpoint holds: a network that has taken ``steps`` steps, its optimiser and its scaler."""
+    """What a checkpoint holds: a network that has taken ``steps`` steps, its optimiser, scaler and averaged network."""
 
-    def __init__(self, optimiser: str = "adam", *, steps: int = 0, momentum: float = 0.9, width: float = 0.1):
+    def __init__(
+        self, optimiser: str = "adam", *, steps: int = 0, momentum: float = 0.9, width: float = 0.1, ema: float = 0.9
+    ):
         torch.manual_seed(3)
         config = ModelConfig(backbone="conv6", width=width, dropout=0.2, label_hidden=(6,), domain_hidden=(5,))
-        self.network = DomainAdversarialNetwork(config, classes=3, height=8, width=8)
+        self.network = DomainAdversarialNetwork(config, classes=3, height=8, width=8, two_domains=True)
+        self.adaptation = AdaptationState(self.network, classes=3, ema=ema)
         parameters = self.network.parameters()
         self.optimiser: torch.optim.Optimizer = (
             torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.1)
@@ -30,26 +36,32 @@ class State:
             else torch.optim.SGD(parameters, lr=0.01, momentum=momentum)
         )
         self.scaler = torch.amp.GradScaler("cpu", enabled=False)
-        for _ in range(steps):
-            self.step()
+        for number in range(steps):
+            self.step(number)
 
-    def step(self) -> None:
+    def step(self, number: int) -> None:
+        torch.manual_seed(number)
         self.optimiser.zero_grad()
-        features = self.network.feature_extractor(torch.rand(4, 3, 8, 8))
-        loss = self.network.label_classifier(features).sum() + self.network.domain_logits(features, 0.5).sum()
-        loss.backward()
+        features = self.network.features(torch.rand(4, 3, 8, 8))
+        logits = self.network.label_classifier(features)
+        (logits.sum() + self.network.domain_logits(features, 0.5).sum()).backward()
         self.optimiser.step()
+        marginal = logits.detach().softmax(dim=1).mean(dim=0)
+        self.adaptation.step(self.network, {"source_marginal_K": marginal}, World())
 
     def save(self, path: Path, *, step: int = 7) -> None:
-        checkpoint.save(path, self.network, self.optimiser, self.scaler, step=step, classes=CLASSES)
+        parts = self.network, self.optimiser, self.scaler, self.adaptation
+        checkpoint.save(path, *parts, step=step, classes=CLASSES, progress=PROGRESS)
 
-    def restore(self, path: Path) -> int:
-        return checkpoint.restore(path, self.network, self.optimiser, self.scaler)
+    def restore(self, path: Path, classes: tuple[str, ...] = CLASSES) -> tuple[int, dict[str, Any]]:
+        parts = self.network, self.optimiser, self.scaler, self.adaptation
+        return checkpoint.restore(path, *parts, classes=classes)
 
     def tensors(self) -> dict[str, Any]:
         state = self.optimiser.state_dict()["state"]
         found = {f"{number}.{key}": value for number, entries in state.items() for key, value in entries.items()}
-        return {**self.network.state_dict(), **found}
+        adaptation = {f"adaptation.{key}": value for key, value in self.adaptation.state_dict().items()}
+        return {**self.network.state_dict(), **adaptation, **found}
 
 
 def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -63,14 +75,13 @@ def test_a_restored_state_continues_bit_for_bit(optimiser: str, tmp_path: Path):
     saved = State(optimiser, steps=3)
     saved.save(tmp_path / "last.safetensors")
     restored = State(optimiser)
-    assert restored.restore(tmp_path / "last.safetensors") == 7
+    assert restored.restore(tmp_path / "last.safetensors") == (7, PROGRESS)
     assert_same(restored.tensors(), saved.tensors())
     assert restored.optimiser.state_dict()["param_groups"][0].keys() == saved.optimiser.param_groups[0].keys()
 
-    for state in (saved, restored):  # dropout and data come from the random state
-        checkpoint.restore(tmp_path / "last.safetensors", state.network, state.optimiser, state.scaler)
-        state.step()
-        state.step()
+    for state in (saved, restored):
+        state.step(3)
+        state.step(4)
     assert_same(restored.tensors(), saved.tensors())
 
 
@@ -80,23 +91,42 @@ def test_sgd_without_momentum_has_no_state_to_save(tmp_path: Path):
     restored = State("sgd", momentum=0.0)
     restored.restore(tmp_path / "last.safetensors")
     assert_same(restored.network.state_dict(), saved.network.state_dict())
-    restored.step()
+    restored.step(2)
 
 
-def test_the_random_state_is_restored(tmp_path: Path):
-    state = State()
+def test_restoring_draws_no_random_number(tmp_path: Path):
+    state = State(steps=1)
     state.save(tmp_path / "last.safetensors")
-    expected = torch.rand(5)
-    torch.manual_seed(99)
+    random = torch.get_rng_state()
     state.restore(tmp_path / "last.safetensors")
-    assert torch.equal(torch.rand(5), expected)
+    assert torch.equal(torch.get_rng_state(), random)
 
 
 def test_the_header_has_step_and_classes_in_order(tmp_path: Path):
     State(steps=1).save(tmp_path / "last.safetensors", step=12)
     about, tensors = checkpoint.read(tmp_path / "last.safetensors")
     assert (about["step"], tuple(about["classes"])) == (12, CLASSES)
-    assert {key.split(".")[0] for key in tensors} == {"network", "optimiser", "rng"}
+    assert {key.split(".")[0] for key in tensors} == {"network", "optimiser", "adaptation"}
+
+
+def test_a_network_alone_is_read_back(tmp_path: Path):
+    state, other = State(steps=2), State()
+    checkpoint.save_network(tmp_path / "selected.safetensors", state.network, step=12, classes=CLASSES)
+    about, tensors = checkpoint.read(tmp_path / "selected.safetensors")
+    assert (about["step"], tuple(about["classes"])) == (12, CLASSES)
+    checkpoint.load(other.network, "network", tensors, tmp_path / "selected.safetensors")
+    assert_same(other.network.state_dict(), state.network.state_dict())
+    assert {key.split(".")[0] for key in tensors} == {"network"}
+
+
+@pytest.mark.parametrize("classes", [("car", "van"), ("van", "car", "ümläut 车"), ("car", "van", "bus")])
+def test_a_checkpoint_of_other_classes_is_refused(classes: tuple[str, ...], tmp_path: Path):
+    State(steps=1).save(tmp_path / "last.safetensors")
+    state = State()
+    before = {key: value.clone() for key, value in state.tensors().items()}
+    with pytest.raises(DannError, match=r"is of a network for the classes \['car', 'van', 'ümläut 车'\]; the data has"):
+        state.restore(tmp_path / "last.safetensors", classes)
+    assert_same(state.tensors(), before)
 
 
 def test_the_folder_is_made_and_nothing_else_is_left(tmp_path: Path):
@@ -115,7 +145,7 @@ def test_another_safetensors_file_is_refused(tmp_path: Path):
         checkpoint.read(tmp_path / "other.safetensors")
 
 
-@pytest.mark.parametrize("metadata", [{}, {"dann": "{"}])
+@pytest.mark.parametrize("metadata", [{}, {"dann": "{"}, {"dann": "{}"}, {"dann": "3"}, {"dann": '{"step": 3}'}])
 def test_a_header_that_is_damaged_is_refused(metadata: dict[str, str], tmp_path: Path):
     save_file(
         {"weight": torch.zeros(3)}, tmp_path / "x.safetensors", metadata={"format": checkpoint.FORMAT, **metadata}
@@ -138,6 +168,22 @@ def test_weights_of_another_network_are_refused(tmp_path: Path):
     path = tmp_path / "last.safetensors"
     State(width=0.2).save(path)
     with pytest.raises(DannError, match="does not fit the network of its config.json"):
+        State().restore(path)
+
+
+@pytest.mark.parametrize(("saved", "restored"), [(0.0, 0.9), (0.9, 0.0)])
+def test_a_state_with_or_without_averaged_weights_does_not_fit_the_other(saved: float, restored: float, tmp_path: Path):
+    State(ema=saved).save(tmp_path / "last.safetensors")
+    with pytest.raises(DannError, match="does not fit the adaptation of its config.json"):
+        State(ema=restored).restore(tmp_path / "last.safetensors")
+
+
+def test_the_state_of_another_optimiser_is_refused(tmp_path: Path):
+    path = tmp_path / "last.safetensors"
+    other = State(steps=1)
+    other.optimiser = torch.optim.AdamW(list(other.network.parameters())[:3])
+    other.save(path)
+    with pytest.raises(DannError, match="does not fit the optimiser of its config.json"):
         State().restore(path)
 
 

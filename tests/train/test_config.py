@@ -1,6 +1,7 @@
-"""The training configuration: what is refused, what is read back, and which source of settings wins."""
+"""Where settings come from: presets, methods, files and flags; which of them wins, and what is read back."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,62 +11,15 @@ from dann.infer.errors import UsageError
 from dann.train.backbones import backbone_names
 from dann.train.config import (
     DEFAULT_PRESET,
-    AdaptConfig,
-    AugmentConfig,
-    DataConfig,
-    ModelConfig,
-    OptimiserConfig,
-    TrainConfig,
+    load_method,
     load_preset,
+    method_names,
     preset_names,
     resolve,
     to_toml,
+    with_method,
 )
-
-NAN = float("nan")
-OUT_OF_RANGE: list[tuple[type, dict[str, Any], str]] = [
-    (DataConfig, {"holdout": -0.1}, "data.holdout is -0.1; expected a value from 0.0 to 0.5"),
-    (DataConfig, {"holdout": 0.6}, "data.holdout is 0.6"),
-    (DataConfig, {"height": 0}, "image size is 0x64"),
-    (DataConfig, {"resize": "squash"}, "unknown resize mode 'squash'"),
-    (ModelConfig, {"dropout": 1.0}, "model.dropout is 1.0"),
-    (ModelConfig, {"width": 0.0}, "model.width is 0.0"),
-    (ModelConfig, {"width": NAN}, "model.width is nan"),
-    (ModelConfig, {"label_hidden": (8, 0)}, "model.label_hidden is 0; expected a value from 1"),
-    (ModelConfig, {"domain_hidden": (-3,)}, "model.domain_hidden is -3"),
-    (OptimiserConfig, {"lr": 0.0}, "optimiser.lr is 0.0"),
-    (OptimiserConfig, {"lr": NAN}, "optimiser.lr is nan"),
-    (OptimiserConfig, {"momentum": 1.0}, "optimiser.momentum is 1.0"),
-    (OptimiserConfig, {"weight_decay": -1.0}, "optimiser.weight_decay is -1.0"),
-    (OptimiserConfig, {"clip_norm": 0.0}, "optimiser.clip_norm is 0.0"),
-    (OptimiserConfig, {"clip_norm": NAN}, "optimiser.clip_norm is nan"),
-    (AdaptConfig, {"lam_max": -1.0}, "adapt.lam_max is -1.0"),
-    (AugmentConfig, {"shift": 0.6}, "augment.shift is 0.6"),
-    (AugmentConfig, {"scale": 1.0}, "augment.scale is 1.0"),
-    (AugmentConfig, {"rotate_deg": 181.0}, "augment.rotate_deg is 181.0"),
-    (AugmentConfig, {"noise": -0.1}, "augment.noise is -0.1"),
-    (TrainConfig, {"seed": -1}, "seed is -1"),
-    (TrainConfig, {"epochs": 0}, "epochs is 0"),
-    (TrainConfig, {"steps": 0}, "steps is 0"),
-    (TrainConfig, {"batch_size": 1}, "batch_size is 1"),
-    (TrainConfig, {"eval_every": -1}, "eval_every is -1"),
-]
-
-
-@pytest.mark.parametrize(("cls", "values", "message"), OUT_OF_RANGE)
-def test_impossible_values_are_refused(cls: type, values: dict[str, Any], message: str):
-    with pytest.raises(UsageError) as caught:
-        cls(**values)
-    assert message in str(caught.value)
-
-
-@pytest.mark.parametrize("cls", [DataConfig, ModelConfig, OptimiserConfig, AdaptConfig, AugmentConfig, TrainConfig])
-def test_the_defaults_are_accepted(cls: type):
-    assert cls() == cls()
-
-
-def test_the_default_backbone_exists():
-    assert ModelConfig().backbone in backbone_names()
+from dann.train.settings import AugmentConfig, ObjectivesConfig, TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -89,6 +43,13 @@ def test_the_default_backbone_exists():
         ({"model.label_hidden": [64, 1.5]}, "model.label_hidden is 1.5; expected int"),
         ({"model": 3}, "model is 3; expected a table of settings"),
         ({"epochs.first": 3}, "epochs is {'first': 3}; expected int"),
+        ({"objectives.mc": 1.0}, "unknown setting 'objectives.mc'; did you mean 'objectives.mcc'?"),
+        ({"selection.criterion": "source_accuracy"}, "did you mean 'source-accuracy'?"),
+        ({"optimiser.stepped": "batch"}, "unknown value of optimiser.stepped 'batch'"),
+        ({"model.bn": "domains"}, "unknown value of model.bn 'domains'; did you mean 'domain'?"),
+        ({"second_view.flipp": True}, "unknown setting 'second_view.flipp'; did you mean 'second_view.flip'?"),
+        ({"second_view": 3}, "second_view is 3; expected a table of settings"),
+        ({"optimiser.freeze": "backbone"}, "optimiser.freeze is 'backbone'; expected tuple"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(settings: dict[str, Any], message: str):
@@ -136,6 +97,72 @@ def test_an_unknown_preset_suggests_the_nearest():
         load_preset("mnist-mnist")
 
 
+# ---- methods ------------------------------------------------------------------------------------------------------
+
+
+def test_the_methods_that_are_promised_are_there():
+    promised = {"dann", "cdan", "mcc", "bnm", "entropy", "vada", "dirt-t", "mean-teacher", "adamatch"}
+    assert promised <= set(method_names())
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_resolves_with_every_preset(name: str):
+    for preset in (None, *preset_names()):
+        config = resolve(preset, method=name)
+        assert config.mode == "dann" and config.objectives.name
+
+
+def test_every_method_is_another_one():
+    found = {name: resolve(method=name) for name in method_names()}
+    assert found["dann"].objectives == ObjectivesConfig()
+    assert len(set(found.values())) == len(found)
+    assert len({config.objectives for config in found.values()}) == len(found)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_method_names_its_source(name: str):
+    first = (files("dann.train") / "methods" / f"{name}.toml").read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# ") and ("arXiv" in first or "2005" in first)
+
+
+def test_an_unknown_method_suggests_the_nearest():
+    with pytest.raises(UsageError, match="unknown method 'mean_teacher'; did you mean 'mean-teacher'"):
+        load_method("mean_teacher")
+    with pytest.raises(UsageError, match="unknown method"):
+        resolve(method="")
+
+
+def test_file_and_flags_override_the_method_which_overrides_the_preset(tmp_path: Path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[objectives]\nmcc_temperature = 3.0\nbnm = 0.5\n", encoding="utf-8")
+    config = resolve("mnist-mnistm", file, {"objectives.bnm": 0.25}, method="mcc")
+    assert config.objectives == ObjectivesConfig(dann=0.0, mcc=1.0, mcc_temperature=3.0, bnm=0.25)
+    assert config.data == resolve("mnist-mnistm").data
+
+
+def test_the_objectives_of_a_method_take_the_place_of_all_others():
+    config = resolve(overrides={"objectives.bnm": 0.5, "optimiser.lr": 0.25, "mode": "source"})
+    other = with_method(config, "cdan")
+    assert other.objectives == ObjectivesConfig(dann=0.0, cdan=1.0)
+    assert (other.mode, other.optimiser, other.data) == ("dann", config.optimiser, config.data)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_method_is_the_same_whichever_way_it_is_chosen(name: str):
+    assert with_method(resolve("mnist-mnistm", overrides={"mode": "source"}), name) == resolve(
+        "mnist-mnistm", method=name
+    )
+
+
+def test_a_method_may_change_more_than_the_objectives():
+    config = resolve("mnist-mnistm", method="adamatch")
+    assert (config.model.bn, config.optimiser.ema, config.objectives.warmup) == ("shared", 0.999, 0.5)
+    assert config.second_view is not None and config.second_view != config.augment
+    assert config.model.backbone == resolve("mnist-mnistm").model.backbone
+
+
+# ---- written and read back ----------------------------------------------------------------------------------------
+
 AWKWARD = resolve(
     overrides={
         "data.source": 'C:\\renders\\"new"\n\ttab\x7f\x01 ümläut 车',
@@ -148,6 +175,11 @@ AWKWARD = resolve(
         "augment.invert": True,
         "steps": 10**9,
         "seed": 2**63 - 1,
+        "second_view.noise": 0.5,
+        "optimiser.freeze": ["backbone", "label_classifier.0"],
+        "optimiser.ema": 0.99,
+        "objectives.refine_from": 0.0,
+        "init_from": "",
     }
 )
 
@@ -157,6 +189,17 @@ def test_what_is_printed_as_toml_is_read_back_the_same(config: TrainConfig, tmp_
     file = tmp_path / "printed.toml"
     file.write_text(to_toml(config), encoding="utf-8", newline="")
     assert resolve(file=file) == config
+
+
+def test_a_printed_method_is_read_back_the_same(tmp_path: Path):
+    for name in method_names():
+        (tmp_path / "printed.toml").write_text(to_toml(resolve(method=name)), encoding="utf-8")
+        assert resolve(file=tmp_path / "printed.toml") == resolve(method=name)
+
+
+def test_a_second_view_can_be_set_where_there_was_none():
+    assert TrainConfig().second_view is None
+    assert resolve(overrides={"second_view.flip": True}).second_view == AugmentConfig(flip=True)
 
 
 @pytest.mark.parametrize("config", [TrainConfig(), AWKWARD], ids=["default", "awkward"])

@@ -8,11 +8,12 @@ import torch
 
 from dann.infer.errors import DannError
 from dann.infer.preprocess import PreprocessSpec
-from dann.train.config import ModelConfig
+from dann.train.batch_norm import SOURCE, TARGET
 from dann.train.data import LabelledSet
-from dann.train.evaluate import calibration_error, evaluate, outputs, scores, to_float
+from dann.train.evaluate import batches, calibration_error, evaluate, outputs, scores, to_float
 from dann.train.image_set import images_from_arrays
 from dann.train.model import DomainAdversarialNetwork
+from dann.train.settings import ModelConfig
 
 CPU = torch.device("cpu")
 CLASSES = ("car", "van", "bus")
@@ -61,11 +62,15 @@ def test_pixels_become_floats_between_0_and_1():
     assert images[1, 2, 0, 3].item() == pytest.approx(pixels[1, 0, 3, 2].item() / 255)
 
 
-@pytest.fixture
-def network() -> DomainAdversarialNetwork:
+def build(**options: bool) -> DomainAdversarialNetwork:
     torch.manual_seed(0)
     config = ModelConfig(backbone="conv6", width=0.1, dropout=0.5, label_hidden=(6,))
-    return DomainAdversarialNetwork(config, classes=3, height=8, width=8)
+    return DomainAdversarialNetwork(config, classes=3, height=8, width=8, **options)
+
+
+@pytest.fixture
+def network() -> DomainAdversarialNetwork:
+    return build()
 
 
 @pytest.fixture
@@ -82,13 +87,38 @@ def labelled() -> Callable[[int], LabelledSet]:
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 256])
 def test_outputs_are_those_of_evaluation_mode_for_any_batch_size(network, labelled, batch_size: int):
     images = labelled(0).images
-    label_logits, domain_logits = outputs(network, images, device=CPU, batch_size=batch_size)
+    found = outputs(network, images, device=CPU, batch_size=batch_size)
     assert network.training
     network.eval()
-    features = network.feature_extractor(to_float(torch.from_numpy(images.read(np.arange(11)))))
     with torch.no_grad():
-        np.testing.assert_allclose(label_logits, network.label_classifier(features), atol=1e-5)
-        np.testing.assert_allclose(domain_logits, network.domain_logits(features, 1.0), atol=1e-5)
+        features = network.feature_extractor(to_float(torch.from_numpy(images.read(np.arange(11)))))
+        np.testing.assert_allclose(found.features_ND, features, atol=1e-5)
+        np.testing.assert_allclose(found.logits_NK, network.label_classifier(features), atol=1e-5)
+        np.testing.assert_allclose(found.domain_logits_N, network.domain_logits(features, 1.0), atol=1e-5)
+
+
+def test_the_domain_classifier_of_cdan_sees_the_logits_too(labelled):
+    network = build(two_domains=True, conditional=True).eval()
+    found = outputs(network, labelled(0).images, device=CPU, domain=SOURCE)
+    with torch.no_grad():
+        features = network.features(to_float(torch.from_numpy(labelled(0).images.read(np.arange(11)))), SOURCE)
+        logits = network.label_classifier(features)
+        np.testing.assert_allclose(found.domain_logits_N, network.domain_logits(features, 0.0, logits), atol=1e-5)
+
+
+def test_each_set_is_judged_by_the_batch_statistics_of_its_domain(labelled):
+    network = build(two_domains=True)
+    with torch.no_grad():
+        for domain, scale in ((SOURCE, 1.0), (TARGET, 0.2)):
+            network.features(torch.rand(8, 3, 8, 8) * scale, domain)
+    found = evaluate(network, source=labelled(0), target=labelled(1), classes=CLASSES, adapted=True, device=CPU)
+    source, target = (
+        outputs(network, labelled(domain).images, device=CPU, domain=domain) for domain in (SOURCE, TARGET)
+    )
+    assert found.source == scores(source.logits_NK, labelled(0).labels, CLASSES)
+    assert found.target == scores(target.logits_NK, labelled(1).labels, CLASSES)
+    swapped = outputs(network, labelled(0).images, device=CPU, domain=TARGET)
+    assert not np.allclose(swapped.logits_NK, source.logits_NK)
 
 
 def test_evaluation_changes_nothing_in_the_network(network, labelled):
@@ -97,6 +127,21 @@ def test_evaluation_changes_nothing_in_the_network(network, labelled):
     evaluate(network, source=labelled(0), target=labelled(1), classes=CLASSES, adapted=True, device=CPU)
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_every_layer_is_afterwards_in_the_mode_it_was_in(network, labelled):
+    held = network.feature_extractor[1].eval()  # as frozen batch normalisation is, within a network that trains
+    outputs(network, labelled(0).images, device=CPU)
+    assert network.training and not any(layer.training for layer in held.modules())
+    assert all(layer.training for layer in network.label_classifier.modules())
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 256])
+def test_batches_are_all_images_in_order(labelled, batch_size: int):
+    images = labelled(0).images
+    found = list(batches(images, batch_size))
+    assert np.array_equal(np.concatenate(found), images.read(np.arange(11)))
+    assert max(map(len, found)) == min(batch_size, 11)
 
 
 def test_a_classifier_that_says_one_domain_always_tells_half(network, labelled):
@@ -108,7 +153,7 @@ def test_a_classifier_that_says_one_domain_always_tells_half(network, labelled):
 def test_domain_accuracy_against_the_logits(network, labelled):
     source, target = labelled(0), labelled(1)
     found = evaluate(network, source=source, target=target, classes=CLASSES, adapted=True, device=CPU)
-    own = [outputs(network, labelled.images, device=CPU)[1] for labelled in (source, target)]
+    own = [outputs(network, labelled.images, device=CPU).domain_logits_N for labelled in (source, target)]
     assert found.domain_accuracy == pytest.approx(((own[0] < 0).mean() + (own[1] >= 0).mean()) / 2)
 
 

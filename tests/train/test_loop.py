@@ -21,10 +21,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 
 from dann.infer.errors import DannError, Interrupted, UnavailableError, UsageError
-from dann.train import checkpoint, loop
+from dann.train import checkpoint, detectors, loop, training_step
 from dann.train.backbones import build_backbone
+from dann.train.batch_norm import SOURCE, TARGET
 from dann.train.batches import BatchStream
-from dann.train.config import TrainConfig
+from dann.train.config import method_names, with_method
+from dann.train.detectors import RunWarning
 from dann.train.device import find_device
 from dann.train.domains import open_domains
 from dann.train.evaluate import to_float
@@ -32,6 +34,7 @@ from dann.train.loop import TrainResult, fit, resume
 from dann.train.model import DomainAdversarialNetwork
 from dann.train.run_dir import RunDir, find_run
 from dann.train.schedule import dann_lam, dann_lr
+from dann.train.settings import TrainConfig
 from dann.train.trained import build_network, load_trained
 
 Configure = Callable[..., TrainConfig]
@@ -56,8 +59,8 @@ def runs(tmp_path: Path) -> Path:
 
 
 def weights(run: RunDir) -> dict[str, Tensor]:
-    """Everything but the random state: the network and its optimiser."""
-    return {key: value for key, value in checkpoint.read(run.last)[1].items() if not key.startswith("rng.")}
+    """The network, its optimiser, and what adaptation keeps."""
+    return checkpoint.read(run.last)[1]
 
 
 def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
@@ -81,7 +84,7 @@ PLAIN = {"model.batch_norm": False}  # without layers whose mode matters
 def images_and_labels(config: TrainConfig) -> Callable[[int], tuple[Tensor, Tensor, Tensor | None]]:
     """From a step to the labelled images, their labels, and the target images."""
     domains = open_domains(config)
-    options: dict[str, Any] = {"batch_size": config.batch_size, "augment": config.augment, "seed": config.seed}
+    options: dict[str, Any] = {"batch_size": config.batch_size, "views": (config.augment,), "seed": config.seed}
     labelled = BatchStream(domains.labelled.images, domains.labelled.labels, stream=0, **options)
     unlabelled = BatchStream(domains.unlabelled, stream=1, **options) if domains.unlabelled is not None else None
 
@@ -166,19 +169,121 @@ def test_gradients_are_clipped(configure: Configure, runs: Path):
     assert moved.norm().item() == pytest.approx(config.optimiser.lr * 1e-3, rel=1e-3)
 
 
-def statistics_after_one_pass(config: TrainConfig, images: Tensor) -> dict[str, Tensor]:
-    network = build_network(config, 2).train()
-    network.feature_extractor(images)
-    return {key: value for key, value in network.state_dict().items() if "running" in key or "tracked" in key}
+def statistics(network: nn.Module) -> dict[str, Tensor]:
+    return {key: value for key, value in network.state_dict().items() if "running" in key}
 
 
 @pytest.mark.parametrize("mode", ["dann", "source"])
-def test_running_statistics_are_those_of_one_domain(mode: str, configure: Configure, runs: Path):
+def test_running_statistics_are_those_of_each_domain(mode: str, configure: Configure, runs: Path):
     config = configure(mode=mode, steps=1)
     source, _, target = images_and_labels(config)(0)
-    trained = load_trained(fit(config, runs=runs).run)[2].state_dict()
-    expected = statistics_after_one_pass(config, source if target is None else target)
-    assert expected and all(torch.equal(trained[key], value) for key, value in expected.items())
+    expected = build_network(config, 2).train()
+    expected.features(source, SOURCE)
+    if target is not None:
+        expected.features(target, TARGET)
+    trained = statistics(load_trained(fit(config, runs=runs).run)[2])
+    assert trained
+    assert_same(trained, statistics(expected))
+
+
+# ---- schedules, groups and frozen parts ---------------------------------------------------------------------------
+
+
+def steps_logged(
+    config: TrainConfig, runs: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> list[dict[str, Any]]:
+    monkeypatch.setattr(loop, "_LOG_EVERY_STEPS", 1)
+    return [row for row in lines(fit(config, runs=runs).run.metrics) if row["kind"] == "step"]
+
+
+@pytest.mark.parametrize("lr_by", ["step", "epoch"])
+@pytest.mark.parametrize("lam_by", ["step", "epoch"])
+def test_both_schedules_go_by_step_or_by_epoch(
+    lr_by: str, lam_by: str, configure: Configure, runs: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
+):
+    config = configure({"optimiser.stepped": lr_by, "adapt.stepped": lam_by, "optimiser.lr": 0.02}, steps=7)
+    progress = {"step": [step / 7 for step in range(7)], "epoch": [0, 0, 0, 3 / 7, 3 / 7, 3 / 7, 6 / 7]}
+    rows = steps_logged(config, runs, lines, monkeypatch)
+    assert [row["lam"] for row in rows] == [dann_lam(p) for p in progress[lam_by]]
+    assert [row["lr"] for row in rows] == [0.02 * dann_lr(p) for p in progress[lr_by]]
+
+
+def movement(config: TrainConfig, runs: Path) -> dict[str, Tensor]:
+    """How far each parameter is from where it began."""
+    before, after = build_network(config, 2), load_trained(fit(config, runs=runs).run)[2]
+    return {name: value - before.get_parameter(name) for name, value in after.named_parameters()}
+
+
+def test_the_heads_learn_faster_by_their_factor(configure: Configure, runs: Path):
+    settings = {**PLAIN, "optimiser.momentum": 0.0}
+    plain, faster = (
+        movement(configure({**settings, "optimiser.head_lr_factor": factor}, steps=1), runs) for factor in (1.0, 10.0)
+    )
+    for name, moved in plain.items():
+        factor = 1.0 if name.startswith("feature_extractor.") else 10.0
+        torch.testing.assert_close(faster[name], factor * moved, rtol=1e-3, atol=1e-7)
+        assert moved.any()
+
+
+@pytest.mark.parametrize("mode", ["dann", "source"])
+def test_what_is_frozen_keeps_weights_and_batch_statistics(mode: str, configure: Configure, runs: Path):
+    config = configure({"optimiser.freeze": ["backbone"], "optimiser.weight_decay": 0.1}, mode=mode)
+    before, after = build_network(config, 2).state_dict(), load_trained(fit(config, runs=runs).run)[2].state_dict()
+    for name, value in after.items():
+        learns = name.startswith("label_classifier.") or (mode == "dann" and name.startswith("domain_classifier."))
+        assert torch.equal(value, before[name]) != learns, name
+
+
+def test_an_unknown_part_to_freeze_leaves_no_run(configure: Configure, runs: Path):
+    with pytest.raises(UsageError, match="unknown part of the network to freeze 'backbon'; did you mean 'backbone'"):
+        fit(configure({"optimiser.freeze": ["backbon"]}), runs=runs)
+    assert not runs.exists()
+
+
+def test_passes_whose_gradients_are_accumulated_are_one_large_batch(configure: Configure, runs: Path, lines: Lines):
+    large, small = (
+        fit(configure(PLAIN, batch_size=8 // passes, accumulate=passes), runs=runs).run for passes in (1, 4)
+    )
+    one, other = weights(large), weights(small)
+    for name, value in one.items():
+        torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
+    losses = [lines(run.metrics)[-2]["loss"] for run in (large, small)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+# ---- weights to begin from ----------------------------------------------------------------------------------------
+
+
+def test_a_run_begins_from_the_weights_of_another(configure: Configure, runs: Path):
+    first = fit(configure(), runs=runs, name="first").run
+    messages: list[str] = []
+    still = {"optimiser.lr": 1e-9, "init_from": str(first.root)}
+    config = configure({**still, "optimiser.freeze": ["backbone"]}, steps=1, seed=7)
+    second = fit(config, runs=runs, name="second", on_message=messages.append).run
+    start = load_trained(first)[2].state_dict()
+    for name, value in load_trained(second)[2].state_dict().items():
+        torch.testing.assert_close(value, start[name], rtol=0, atol=1e-6)
+    assert [message.split(":")[0] for message in messages][:1] == ["feature_extractor"]
+    assert "tensors loaded" in messages[0]
+    assert second.read_config()[0].init_from == str(first.root)
+
+
+def test_weights_that_are_not_there_leave_no_run(configure: Configure, runs: Path):
+    with pytest.raises(UsageError, match="'nowhere' is not a file"):
+        fit(configure(init_from="nowhere"), runs=runs)
+    assert not runs.exists()
+
+
+def test_resuming_does_not_need_the_weights_that_it_began_from(configure: Configure, runs: Path, tmp_path: Path):
+    file = tmp_path / "start.safetensors"
+    save_file(
+        {name: value.contiguous() for name, value in build_network(configure(seed=3), 2).state_dict().items()}, file
+    )
+    with pytest.raises(Interrupted):
+        fit(configure(init_from=str(file)), runs=runs, name="mine", on_step=stop_at(2))
+    whole = fit(configure(init_from=str(file)), runs=runs, name="whole").run
+    file.unlink()
+    assert_same(weights(resume(find_run("mine", runs)).run), weights(whole))
 
 
 # ---- what the network is trained on -------------------------------------------------------------------------------
@@ -341,11 +446,51 @@ def test_a_run_whose_data_changed_is_not_resumed(
         resume(find_run("mine", runs))
 
 
-def test_a_run_without_a_checkpoint_is_not_resumed(configure: Configure, runs: Path):
-    run = fit(configure(), runs=runs).run
-    run.last.unlink()
-    with pytest.raises(UsageError, match="no checkpoint at"):
-        resume(run)
+class Killed(Exception):
+    """What cannot be caught: nothing is saved."""
+
+
+def kill_at(step: int) -> Callable[..., None]:
+    def on_step(done: int, total: int, numbers: dict[str, Any]) -> None:
+        if done == step:
+            raise Killed
+
+    return on_step
+
+
+@pytest.mark.parametrize("step", [2, 4], ids=["before the first checkpoint", "after it"])
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_or_from_the_start(
+    step: int, configure: Configure, runs: Path, lines: Lines
+):
+    whole = fit(configure(EVERYTHING_RANDOM), runs=runs, name="whole")
+    with pytest.raises(Killed):
+        fit(configure(EVERYTHING_RANDOM), runs=runs, name="parts", on_step=kill_at(step))
+    parts = find_run("parts", runs)
+    assert parts.last.exists() == (step == 4)
+    result = resume(parts)
+    assert_same(weights(parts), weights(whole.run))
+    assert result.scores == whole.scores
+    assert result.history.state() == whole.history.state()
+    assert lines(parts.metrics) == lines(whole.run.metrics)
+    assert find_run(None, runs).root == parts.root
+
+
+def test_checkpoints_are_made_as_often_as_asked_for(configure: Configure, runs: Path):
+    with pytest.raises(Killed):
+        fit(configure(save_every=2), runs=runs, name="mine", on_step=kill_at(5))
+    assert checkpoint.read(find_run("mine", runs).last)[0]["step"] == 4
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_resumes_bit_for_bit(name: str, configure: Configure, runs: Path):
+    config = with_method(configure({"selection.criterion": "bnm"}, epochs=2), name)
+    whole = fit(config, runs=runs, name="whole")
+    with pytest.raises(Interrupted):
+        fit(config, runs=runs, name="parts", on_step=stop_at(4))
+    result = resume(find_run("parts", runs))
+    assert_same(weights(result.run), weights(whole.run))
+    assert result.history.state() == whole.history.state()
+    assert result.scores == whole.scores
 
 
 # ---- numbers that are not finite ----------------------------------------------------------------------------------
@@ -368,12 +513,12 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_batch(
     configure: Configure, runs: Path, monkeypatch: pytest.MonkeyPatch
 ):
     config = configure()
-    monkeypatch.setattr(loop, "label_loss", after_calls(4, lambda loss, logits: loss * float("nan")))
+    monkeypatch.setattr(training_step, "label_loss", after_calls(4, lambda loss, logits: loss * float("nan")))
     with pytest.raises(DannError) as caught:
         fit(config, runs=runs, name="mine")
     run = find_run("mine", runs)
     domains = open_domains(config)
-    options: dict[str, Any] = {"batch_size": 8, "augment": config.augment, "seed": config.seed}
+    options: dict[str, Any] = {"batch_size": 8, "views": (config.augment,), "seed": config.seed}
     expected = [
         [images.names[i] for i in BatchStream(images, stream=stream, **options).indices(4)]
         for stream, images in enumerate((domains.labelled.images, domains.unlabelled))
@@ -391,7 +536,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_batch(
 def test_without_a_checkpoint_the_message_does_not_promise_one(
     configure: Configure, runs: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(loop, "label_loss", after_calls(1, lambda loss, logits: loss * float("inf")))
+    monkeypatch.setattr(training_step, "label_loss", after_calls(1, lambda loss, logits: loss * float("inf")))
     with pytest.raises(DannError, match=r"not finite at step 2 \(loss inf.*There is no checkpoint yet"):
         fit(configure(), runs=runs)
 
@@ -401,7 +546,7 @@ def test_weights_that_are_not_finite_never_replace_a_checkpoint(
 ):
     # the loss is finite, its gradient is not: the root has an infinite slope at 0
     broken = after_calls(5, lambda loss, logits: loss + (logits * 0).sum().sqrt())
-    monkeypatch.setattr(loop, "label_loss", broken)
+    monkeypatch.setattr(training_step, "label_loss", broken)
     with pytest.raises(DannError, match="is not finite after step 6. The checkpoint .* is kept"):
         fit(configure(), runs=runs, name="mine")
     header, tensors = checkpoint.read(find_run("mine", runs).last)
@@ -451,7 +596,7 @@ def test_a_gradient_that_overflows_at_every_scale_stops(
 ):
     monkeypatch.setattr(loop, "training_device", lambda config: torch.device("cpu"))
     broken = after_calls(0, lambda loss, logits: loss + (logits * 0).sum().sqrt())
-    monkeypatch.setattr(loop, "label_loss", broken)
+    monkeypatch.setattr(training_step, "label_loss", broken)
     with pytest.raises(DannError, match="the gradient is not finite at step 1 "):
         fit(configure(amp="fp16"), runs=runs)
 
@@ -518,6 +663,18 @@ def test_the_logged_loss_is_the_mean_of_its_window(configure: Configure, runs: P
     assert row["label_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+def test_a_loss_that_some_steps_have_is_the_mean_over_those(
+    configure: Configure, runs: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
+):
+    config = with_method(configure(), "dirt-t")  # the source is left behind half-way
+    (together,) = [row for row in lines(fit(config, runs=runs).run.metrics) if row["kind"] == "step"]
+    rows = steps_logged(config, runs, lines, monkeypatch)
+    for name, had in (("label_loss", [1, 2, 3]), ("refine_loss", [4, 5, 6]), ("loss", [1, 2, 3, 4, 5, 6])):
+        values = {row["step"]: row[name] for row in rows if name in row}
+        assert list(values) == had
+        assert together[name] == pytest.approx(np.mean(list(values.values())), rel=1e-5)
+
+
 def after_first_step(config: TrainConfig) -> DomainAdversarialNetwork:
     """The network after a first step by hand, at which both schedules are still at their start."""
     network = build_network(config, 2)
@@ -526,6 +683,19 @@ def after_first_step(config: TrainConfig) -> DomainAdversarialNetwork:
         for name, gradient in gradients.items():
             network.get_parameter(name).sub_(config.optimiser.lr * gradient)
     return network
+
+
+def test_warnings_are_told_logged_and_kept(
+    configure: Configure, runs: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(detectors, "collapse", lambda _, step: RunWarning(step=step, name="collapse", message="Oh."))
+    messages: list[str] = []
+    result = fit(configure(), runs=runs, on_message=messages.append)
+    rows = lines(result.run.metrics)
+    assert {"kind": "warning", "step": 3, "name": "collapse", "message": "Oh."} in rows
+    assert [row["kind"] for row in rows] == ["eval", "warning", "step", "eval"]
+    assert messages == ["warning: Oh."]
+    assert result.to_dict()["warnings"] == [{"step": 3, "name": "collapse", "message": "Oh."}]
 
 
 def test_result_json_has_the_scores(finished: TrainResult):

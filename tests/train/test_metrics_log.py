@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dann.train.metrics_log import MetricsLog
+from dann.infer.errors import DannError
+from dann.train.metrics_log import MetricsLog, NoLog
 
 
 @pytest.fixture
@@ -14,8 +16,12 @@ def log_at(tmp_path: Path):
     return lambda step=0: MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "tensorboard", step=step)
 
 
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
 def steps_in_jsonl(folder: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [row["step"] for row in rows(folder)]
 
 
 def curve(folder: Path, tag: str) -> list[tuple[int, float]]:
@@ -28,13 +34,56 @@ def test_both_hold_the_same_values(log_at, tmp_path: Path):
     with log_at() as log:
         log.write("step", 1, {"loss": 0.5, "epoch": 1})
         log.write("eval", 1, {"target_accuracy": None, "source_accuracy": 0.75})
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert rows == [
+    assert rows(tmp_path) == [
         {"kind": "step", "step": 1, "loss": 0.5, "epoch": 1},
         {"kind": "eval", "step": 1, "target_accuracy": None, "source_accuracy": 0.75},
     ]
     assert curve(tmp_path, "step/loss") == [(1, 0.5)]
     assert curve(tmp_path, "eval/source_accuracy") == [(1, 0.75)]
+
+
+def test_a_table_is_a_curve_for_each_of_its_entries(log_at, tmp_path: Path):
+    with log_at() as log:
+        log.write("eval", 3, {"criteria": {"im": 0.25, "dev": None}})
+    assert rows(tmp_path) == [{"kind": "eval", "step": 3, "criteria": {"im": 0.25, "dev": None}}]
+    assert curve(tmp_path, "eval/criteria/im") == [(3, 0.25)]
+
+
+def test_texts_are_in_the_lines_only(log_at, tmp_path: Path):
+    with log_at() as log:
+        log.write("warning", 3, {"name": "collapse", "message": "ümläut"})
+    assert rows(tmp_path) == [{"kind": "warning", "step": 3, "name": "collapse", "message": "ümläut"}]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_is_null(value: float, log_at, tmp_path: Path):
+    with log_at() as log:
+        log.write("eval", 1, {"loss": value, "criteria": {"dev": value}})
+    assert rows(tmp_path) == [{"kind": "eval", "step": 1, "loss": None, "criteria": {"dev": None}}]
+
+
+def test_a_full_disk_is_named(log_at, tmp_path: Path):
+    class Full:
+        name = "metrics.jsonl"
+
+        def write(self, text: str) -> None:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    with log_at() as log:
+        log._jsonl.close()
+        log._jsonl = Full()
+        with pytest.raises(DannError, match="metrics.jsonl cannot be written: No space left on device"):
+            log.write("step", 1, {"loss": 0.5})
+
+
+def test_a_process_that_is_not_the_first_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with NoLog() as log:
+        log.write("step", 1, {"loss": 0.5})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_each_line_is_on_disk_at_once(log_at, tmp_path: Path):
@@ -53,3 +102,12 @@ def test_resuming_drops_what_comes_later_and_a_torn_line(log_at, tmp_path: Path)
         log.write("step", 4, {"loss": 2.0})
     assert steps_in_jsonl(tmp_path) == [1, 2, 3, 4]
     assert curve(tmp_path, "step/loss") == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+
+
+def test_starting_again_drops_everything(log_at, tmp_path: Path):
+    for loss in (1.0, 2.0):  # a run that was killed before its first checkpoint begins anew
+        with log_at() as log:
+            for step in range(1, 3):
+                log.write("step", step, {"loss": loss})
+    assert [row["loss"] for row in rows(tmp_path)] == [2.0, 2.0]
+    assert curve(tmp_path, "step/loss") == [(1, 2.0), (2, 2.0)]

@@ -1,22 +1,29 @@
-"""The three networks, their input scaling, and batch statistics."""
+"""The three networks, their input scaling, and which batch statistics a pass uses."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from dann.train.config import ModelConfig
-from dann.train.model import DomainAdversarialNetwork, frozen_running_statistics
+from dann.train.batch_norm import SOURCE, TARGET, DomainBatchNorm
+from dann.train.model import DomainAdversarialNetwork
+from dann.train.settings import ModelConfig
 
 CONFIG = ModelConfig(backbone="conv6", width=0.1, label_hidden=(7, 6), domain_hidden=(5,))
 
 
-def build(config: ModelConfig = CONFIG) -> DomainAdversarialNetwork:
+def build(config: ModelConfig = CONFIG, **options: bool) -> DomainAdversarialNetwork:
     torch.manual_seed(0)
-    return DomainAdversarialNetwork(config, classes=3, height=16, width=24)
+    return DomainAdversarialNetwork(config, classes=3, height=16, width=24, **options)
 
 
-def images(count: int = 4) -> torch.Tensor:
-    return torch.rand(count, 3, 16, 24, generator=torch.Generator().manual_seed(1))
+def build_for_two_domains(bn: str) -> DomainAdversarialNetwork:
+    return build(replace(CONFIG, bn=bn), two_domains=True)
+
+
+def images(count: int = 4, seed: int = 1) -> torch.Tensor:
+    return torch.rand(count, 3, 16, 24, generator=torch.Generator().manual_seed(seed))
 
 
 def test_shapes():
@@ -85,38 +92,98 @@ def test_input_scaling_adds_nothing_to_the_weights():
     assert not [key for key in build().state_dict() if key.startswith("feature_extractor.0.")]
 
 
-def running_statistics(network: nn.Module) -> dict[str, torch.Tensor]:
-    return {key: value.clone() for key, value in network.state_dict().items() if "running" in key or "tracked" in key}
-
-
-def test_frozen_statistics_normalise_by_the_batch_and_keep_nothing():
-    network, other = build().train(), build().train()
-    before = running_statistics(network)
-    with frozen_running_statistics(network):
-        features = network.feature_extractor(images())
-    assert all(torch.equal(value, before[key]) for key, value in running_statistics(network).items())
-    assert torch.equal(features, other.feature_extractor(images()))
-
-
-def test_statistics_run_again_after_the_context_even_when_it_fails():
-    network = build().train()
-    before = running_statistics(network)
-    with pytest.raises(KeyError), frozen_running_statistics(network):
-        raise KeyError
-    network.feature_extractor(images())
-    assert all(not torch.equal(value, before[key]) for key, value in running_statistics(network).items())
-
-
-def test_layers_that_never_track_are_left_alone():
-    network = build()
-    layer = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
-    layer.track_running_stats = False
-    with frozen_running_statistics(network):
-        pass
-    assert layer.track_running_stats is False
-
-
 def test_evaluation_is_deterministic_with_dropout():
     network = build(ModelConfig(backbone="conv6", width=0.1, dropout=0.5)).eval()
     assert torch.equal(network(images()), network(images()))
     assert not torch.equal(network.train()(images()), network(images()))
+
+
+# ---- two domains --------------------------------------------------------------------------------------------------
+
+
+def statistics(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items() if "running" in name}
+
+
+@pytest.mark.parametrize(
+    ("bn", "own"), [("shared", nn.BatchNorm2d), ("split", DomainBatchNorm), ("domain", DomainBatchNorm)]
+)
+def test_batch_normalisation_is_per_domain_unless_it_is_shared(bn: str, own: type):
+    kinds = {type(module) for module in build_for_two_domains(bn).modules() if "BatchNorm" in type(module).__name__}
+    assert kinds == {own}
+
+
+@pytest.mark.parametrize(("bn", "dimensions"), [("split", {1}), ("domain", {2})])
+def test_scale_and_shift_are_per_domain_where_asked_for(bn: str, dimensions: set[int]):
+    layers = [module for module in build_for_two_domains(bn).modules() if isinstance(module, DomainBatchNorm)]
+    assert {value.dim() for layer in layers for value in layer.parameters()} == dimensions
+
+
+@pytest.mark.parametrize("bn", ["shared", "split", "domain"])
+def test_one_domain_has_plain_layers_whatever_the_setting(bn: str):
+    network = build(replace(CONFIG, bn=bn))
+    assert not any(isinstance(module, DomainBatchNorm) for module in network.modules())
+    assert torch.equal(network(images(), SOURCE), build()(images(), TARGET))
+
+
+def test_the_domains_of_a_new_network_start_alike():
+    network = build_for_two_domains("domain").eval()
+    assert torch.equal(network(images(), SOURCE), network(images(), TARGET))
+    assert torch.equal(network(images()), build().eval()(images()))
+
+
+@pytest.mark.parametrize("bn", ["split", "domain"])
+def test_a_pass_uses_and_keeps_the_statistics_of_its_domain(bn: str):
+    network = build_for_two_domains(bn)
+    before = statistics(network)
+    network.features(images(), SOURCE)
+    after = statistics(network)
+    assert after
+    for name, value in after.items():
+        assert not torch.equal(value[SOURCE], before[name][SOURCE])
+        assert torch.equal(value[TARGET], before[name][TARGET])
+    network.eval()
+    assert not torch.allclose(network(images(), SOURCE), network(images(), TARGET))
+    assert torch.equal(network(images()), network(images(), TARGET))  # which is what evaluation and export see
+
+
+@pytest.mark.parametrize("bn", ["split", "domain"])
+def test_both_domains_go_through_passes_of_their_own(bn: str):
+    network, other = build_for_two_domains(bn), build_for_two_domains(bn)
+    source, target = network.features_of_both(images(4, seed=1), images(6, seed=2))
+    assert torch.equal(source, other.features(images(4, seed=1), SOURCE))
+    assert torch.equal(target, other.features(images(6, seed=2), TARGET))
+    assert all(torch.equal(value, statistics(other)[name]) for name, value in statistics(network).items())
+
+
+def test_shared_statistics_are_those_of_one_pass_over_both_domains():
+    network, other = build_for_two_domains("shared"), build_for_two_domains("shared")
+    source, target = network.features_of_both(images(4, seed=1), images(6, seed=2))
+    together = other.features(torch.cat([images(4, seed=1), images(6, seed=2)]))
+    assert torch.equal(torch.cat([source, target]), together) and (len(source), len(target)) == (4, 6)
+    assert all(torch.equal(value, statistics(other)[name]) for name, value in statistics(network).items())
+
+
+# ---- CDAN ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_domain_classifier_of_cdan_depends_on_features_and_classes():
+    network = build(conditional=True).eval()
+    features = network.features(images())
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    told = network.domain_logits(features, 1.0, logits)
+    assert told.shape == (4,)
+    assert not torch.allclose(told, network.domain_logits(features, 1.0, logits.flip(1)))
+    assert not torch.allclose(told, network.domain_logits(features.flip(0), 1.0, logits))
+    assert linear_sizes(network.domain_classifier)[0] == (26 * 3, 5)
+
+
+def test_the_features_are_reversed_in_cdan_too():
+    features = build().features(images()).detach()
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for lam in (-1.0, 0.25):  # −1 is the plain gradient
+        network, leaf = build(conditional=True), features.clone().requires_grad_()
+        network.domain_logits(leaf, lam, logits).sum().backward()
+        found[lam] = leaf.grad
+    torch.testing.assert_close(found[0.25], -0.25 * found[-1.0])

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from dann.infer.errors import DannError, UsageError
-from dann.train.config import TrainConfig, resolve
+from dann.train.config import resolve
 from dann.train.run_dir import CONFIG_SCHEMA, RunDir, create_run, find_run, mark_latest, write_json
+from dann.train.settings import TrainConfig
 
 
 @pytest.fixture
@@ -127,6 +128,16 @@ def test_a_configuration_from_the_future_is_refused(runs: Path):
     run.config.write_text(json.dumps({**about, "schema": CONFIG_SCHEMA + 1}), encoding="utf-8")
     with pytest.raises(DannError, match="upgrade dann"):
         run.read_config()
+
+
+def test_what_is_evaluated_is_the_selected_checkpoint_where_there_is_one(runs: Path):
+    run = finished(runs, "mine")
+    assert run.evaluated == run.last == run.root / "checkpoints" / "last.safetensors"
+    run.last.parent.mkdir()
+    run.last.touch()
+    assert run.evaluated == run.checkpoint("last")
+    run.selected.touch()
+    assert run.evaluated == run.checkpoint("selected") == run.root / "checkpoints" / "selected.safetensors"
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

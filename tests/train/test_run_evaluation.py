@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dann.infer.errors import UsageError
-from dann.train.config import TrainConfig
 from dann.train.loop import TrainResult, fit
 from dann.train.run_evaluation import evaluate_run
+from dann.train.settings import TrainConfig
 
 Configure = Callable[..., TrainConfig]
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dann.train.schedule import LAM_SCHEDULES, LR_SCHEDULES
+from dann.train.schedule import LAM_SCHEDULES, LR_SCHEDULES, adamatch_warmup
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,14 @@ def test_learning_rate(name: str, values: tuple[float, ...]):
 def test_the_values_that_the_docstrings_round():
     assert LAM_SCHEDULES["dann"](1.0) == pytest.approx(0.9999, abs=1e-5)
     assert LR_SCHEDULES["dann"](1.0) == pytest.approx(0.166, abs=1e-3)
+
+
+def test_the_warmup_rises_as_half_a_cosine_over_its_share():
+    # 0.5 − cos(min(π, 2 π k / K)) / 2, arXiv 2106.04732 section 3.5, where the share is one half
+    assert [adamatch_warmup(p, 0.5) for p in (0.0, 0.125, 0.25, 0.5, 1.0)] == pytest.approx(
+        [0.0, 0.5 - math.cos(math.pi / 4) / 2, 0.5, 1.0, 1.0], abs=1e-15
+    )
+
+
+def test_without_a_share_there_is_no_warmup():
+    assert adamatch_warmup(0.0, 0.0) == adamatch_warmup(1.0, 0.0) == 1.0

@@ -1,0 +1,84 @@
+"""Trains the rows of docs/results.md anew and prints them: target accuracy of each seed, mean ± std.
+
+    python benchmarks/accuracy.py --list
+    python benchmarks/accuracy.py mnist-mnistm/dann --data-root DIR --seeds 3
+
+The rows, each a preset with what is set on top of it, are in accuracy.toml beside this file. A finished run is read,
+not trained again. Nothing is selected on target labels; "best on test labels" shows what that would have claimed.
+"""
+
+import argparse
+import json
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dann.infer.errors import DannError
+from dann.train import fit, resolve
+from dann.train.machine import describe_machine
+from dann.train.run_dir import RunDir
+
+ROWS = Path(__file__).with_suffix(".toml")
+
+
+def main() -> None:
+    rows = tomllib.loads(ROWS.read_text(encoding="utf-8"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("row", nargs="*", help="rows to train, by name; all of a pair by its name alone")
+    parser.add_argument("--list", action="store_true", help="name the rows and stop")
+    parser.add_argument("--data-root", help="where the named sets lie")
+    parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--runs", type=Path, default=Path("runs/accuracy"), help="(default: %(default)s)")
+    options = parser.parse_args()
+    names = [f"{pair}/{row}" for pair, entries in rows.items() for row in entries]
+    wanted = [name for name in names if name in options.row or name.split("/")[0] in options.row]
+    if options.list or not wanted:
+        sys.exit("\n".join(names))
+    print(describe_machine(), flush=True)
+    for name in wanted:
+        pair, row = name.split("/")
+        print(line(name, list(trained(pair, row, rows[pair][row], options))), flush=True)
+
+
+def trained(pair: str, row: str, settings: dict[str, Any], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """``result.json`` of each seed."""
+    overrides = {key: value for key, value in settings.items() if key not in ("preset", "method")}
+    for seed in range(options.seeds):
+        run = RunDir(options.runs / f"{pair}-{row}-s{seed}")
+        if not run.result.exists():
+            config = resolve(
+                settings.get("preset", pair),
+                overrides={"seed": seed, "data.data_root": options.data_root, **overrides},
+                method=settings.get("method"),
+            )
+            began = time.perf_counter()
+            fit(config, runs=options.runs, name=run.root.name)
+            print(f"  {run.root.name}: {time.perf_counter() - began:.0f} s", flush=True)
+        yield json.loads(run.result.read_text(encoding="utf-8"))
+
+
+def line(name: str, results: list[dict[str, Any]]) -> str:
+    """A row of the table."""
+    seconds = np.mean([result["seconds"] for result in results])
+    numbers = {
+        title: [result[title]["target_accuracy"] for result in results]
+        for title in ("selected", "last", "best_on_test_labels")
+    }
+    spread = "  ".join(f"{title} {mean_std(values)}" for title, values in numbers.items())
+    return f"{name}: {spread}  {seconds:.0f} s  {[round(value, 4) for value in numbers['selected']]}"
+
+
+def mean_std(values: list[float]) -> str:
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DannError as error:
+        sys.exit(f"error: {error}")

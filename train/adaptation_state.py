@@ -1,0 +1,79 @@
+"""What adaptation carries from step to step beside the weights and the optimiser: one object, checkpointed as a whole.
+
+The averaged network (an exponential moving average of weights and batch statistics) is what is evaluated and exported
+where it is kept, and it is the teacher of the objectives that have one. The class marginals are AdaMatch's.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dann.train.batch_norm import TARGET, frozen_running_statistics
+from dann.train.distributed import World
+from dann.train.model import DomainAdversarialNetwork
+
+_MARGINAL_DECAY = 0.99
+
+
+class AdaptationState(nn.Module):
+    """Averaged network (``ema`` is its decay per step; 0 keeps none) and running class marginals (K,)."""
+
+    source_marginal_K: Tensor
+    target_marginal_K: Tensor
+
+    def __init__(self, network: DomainAdversarialNetwork, *, classes: int, ema: float):
+        super().__init__()
+        self.averaged = None
+        if ema:
+            self.averaged = AveragedModel(network, multi_avg_fn=_moving_average(ema), use_buffers=True)
+            self.averaged.requires_grad_(False)
+        self.register_buffer("source_marginal_K", torch.full((classes,), 1.0 / classes))
+        self.register_buffer("target_marginal_K", torch.full((classes,), 1.0 / classes))
+
+    def evaluated(self, network: DomainAdversarialNetwork) -> DomainAdversarialNetwork:
+        """The averaged network where there is one, else ``network`` itself."""
+        if self.averaged is None:
+            return network
+        assert isinstance(self.averaged.module, DomainAdversarialNetwork)
+        return self.averaged.module
+
+    @torch.no_grad()
+    def teacher_logits(self, images_NCHW: Tensor) -> Tensor:
+        """Label logits (N, K) of the averaged network for target images, with this batch's statistics and dropout."""
+        assert self.averaged is not None, "the settings ask for an averaged network where an objective needs one"
+        teacher = self.averaged.module.train()
+        with frozen_running_statistics(teacher):
+            return teacher(images_NCHW, TARGET)
+
+    @torch.no_grad()
+    def step(self, network: DomainAdversarialNetwork, marginals: dict[str, Tensor], world: World) -> None:
+        """Take in the weights after an optimiser step, and the mean class probabilities (K,) of its batch."""
+        if self.averaged is not None:
+            self.averaged.update_parameters(network)
+        for name, batch_K in marginals.items():
+            running_K: Tensor = getattr(self, name)
+            running_K.lerp_(world.mean(batch_K), 1 - _MARGINAL_DECAY)
+
+
+def _moving_average(decay: float) -> Callable[..., None]:
+    """An exponential moving average that forgets faster at first, so that the untrained weights leave no trace."""
+
+    def update(averaged: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
+        get_ema_multi_avg_fn(min(decay, (1 + int(steps)) / (10 + int(steps))))(averaged, current, steps)
+
+    return update
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Inside, ``network`` is in evaluation mode; after it, each layer is in the mode it was in."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,87 @@
+"""Several processes that train one network together, as ``torchrun`` starts them.
+
+Each process takes its share of every batch, and gradients are averaged by DistributedDataParallel. Only the first one
+evaluates, writes and prints. Without torchrun there is one process, and nothing here has an effect.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dann.infer.errors import DannError
+
+_TIMEOUT = timedelta(hours=2)  # the others wait while the first evaluates
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, and which of them this is."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def text_of_first(self, text: str) -> str:
+        """``text`` as the first process gave it."""
+        if self.size == 1:
+            return text
+        box = [text]
+        dist.broadcast_object_list(box)  # what is unpickled comes from our own first process
+        return box[0]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Elementwise mean over the processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values / self.size
+
+    def largest(self, number: int, device: torch.device) -> int:
+        """The largest ``number`` that any process gave."""
+        if self.size == 1:
+            return number
+        box = torch.tensor(number, device=device)
+        dist.all_reduce(box, op=dist.ReduceOp.MAX)
+        return int(box)
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def local_rank() -> int:
+    """Number of this process on its machine, and so of its GPU."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """The world of this process: NCCL between GPUs, gloo between CPUs."""
+    if not started_by_torchrun():
+        yield World()
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    try:
+        yield World(dist.get_rank(), dist.get_world_size())
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise DannError("another process of this run has ended; its own message says why") from error
+        raise
+    finally:
+        dist.destroy_process_group()

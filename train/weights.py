@@ -1,0 +1,216 @@
+"""Weight files: reading them without running anything in them, and putting them into a network, whole or in part.
+
+Legend: C channels. Batch normalisation has statistics (C,), or (2, C) where it is kept per domain (0 source, 1 target).
+"""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from dann.infer.errors import DannError, UsageError
+from dann.train.run_dir import RunDir
+
+_BACKBONE = "feature_extractor.1."  # where a DomainAdversarialNetwork keeps its backbone
+_EVALUATED = ("network.", "adaptation.averaged.module.")  # in dann's checkpoints; the later one where it is there
+_INSIDE = ("state_dict", "model_state_dict", "model")  # the entry of a training script's file that holds the weights
+_PER_DOMAIN = ("weight", "bias", "running_mean", "running_var")
+_COUNTER = "num_batches_tracked"  # no weight: it is copied where it fits, and counts for nothing
+_LISTED = 6
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What became of the tensors of a network and of a file, by name."""
+
+    loaded: tuple[str, ...]
+    """In both, and copied."""
+    kept: tuple[str, ...]
+    """In the network alone; they stay as they were."""
+    mismatched: tuple[tuple[str, Shape, Shape], ...]
+    """In both, with another shape: name, shape in the file, shape in the network. They stay as they were."""
+    unused: tuple[str, ...]
+    """In the file alone."""
+
+    def lines(self) -> list[str]:
+        """The account for people: a line for each part of the network, and one for what the file holds besides."""
+        names = [*self.loaded, *(name for name, *_ in self.mismatched), *self.kept]
+        parts = Counter(_part(name) for name in names)
+        lines = [self._line(part, total) for part, total in parts.items()]
+        if self.unused:
+            more = f", … ({len(self.unused)} in all)" if len(self.unused) > _LISTED else ""
+            lines.append(f"unused in the file: {', '.join(self.unused[:_LISTED])}{more}")
+        return lines
+
+    def _line(self, part: str, total: int) -> str:
+        loaded = sum(_part(name) == part for name in self.loaded)
+        missing = sum(_part(name) == part for name in self.kept)
+        line = f"{part}: {loaded} of {total} tensors loaded"
+        wrong = [entry for entry in self.mismatched if _part(entry[0]) == part]
+        if wrong:
+            line += f"; {_differences(wrong)}"
+        if missing:
+            line += f"; {missing} not in the file"
+        return line
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The named tensors, on the CPU, of a safetensors file, a torch state dict or the folder of a run.
+
+    Of a run they are those of the selected checkpoint, else of the last; of a checkpoint those that were evaluated: the
+    averaged ones, where there are any. What training scripts, ``DistributedDataParallel`` and ``torch.compile`` put
+    around the names is taken off.
+
+    Raises :class:`UsageError` where there is no such file or it holds something else, :class:`DannError` where it is
+    damaged or would have to be unpickled.
+    """
+    file = _weight_file(path)
+    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+    if not isinstance(content, dict) or not content or not all(isinstance(entry, Tensor) for entry in content.values()):
+        raise UsageError(f"weights {str(file)!r} hold something other than named tensors; save network.state_dict()")
+    return {str(name).replace("_orig_mod.", "").removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def load_backbone(network: nn.Module, file: Path) -> None:
+    """Load weights into the backbone ``network``; every parameter must be there.
+
+    Other entries of the file (the classifier that was taken off) are ignored. Raises :class:`UsageError` where the file
+    does not fit, and what :func:`read_weights` does.
+    """
+    given = {name.removeprefix(_BACKBONE): tensor for name, tensor in read_weights(file).items()}
+    fitting, account = _match(given, network.state_dict())
+    if account.kept or account.mismatched:
+        missing = [f"{len(account.kept)} tensors are missing, first {account.kept[0]}"] if account.kept else []
+        wrong = [_differences(account.mismatched)] if account.mismatched else []
+        raise UsageError(
+            f"weights {str(file)!r} do not fit the backbone: {'; '.join(missing + wrong)}. Name the --backbone that "
+            "they were trained with"
+        )
+    network.load_state_dict(fitting, strict=False)
+
+
+def initialise(network: nn.Module, file: Path) -> Account:
+    """Copy every tensor of ``file`` that ``network`` has by the same name and shape; all others stay as they are.
+
+    The file's names may be those inside one part of the network, as a plain torchvision state dict's are: they are then
+    taken as that part's. Batch normalisation fits whether or not it is kept per domain. Raises :class:`UsageError`
+    where nothing fits, and what :func:`read_weights` does.
+    """
+    given, wanted = read_weights(file), network.state_dict()
+    fitting, account = _match(given, wanted, _prefix(given, wanted))
+    if not account.loaded:
+        raise UsageError(
+            f"nothing in {str(file)!r} fits this network: the file begins with {_first(given)}, the network with "
+            f"{_first(wanted)}; name the --backbone that it was trained with"
+        )
+    network.load_state_dict(fitting, strict=False)
+    return account
+
+
+def _weight_file(path: Path) -> Path:
+    if os.path.isfile(path / "config.json"):  # Path.is_file raises for a name that is too long
+        path = RunDir(path).evaluated
+    if not os.path.isfile(path):
+        raise UsageError(
+            f"weights {str(path)!r} is not a file; expected a .safetensors, a torch state dict or the folder of a run "
+            "(--weights also takes none and DEFAULT)"
+        )
+    return path
+
+
+def _read_safetensors(file: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(file, framework="pt") as opened:
+            ours = (opened.metadata() or {}).get("format", "").startswith("dann-checkpoint")
+            for part in _EVALUATED if ours else ("",):
+                names = [name for name in opened.keys() if name.startswith(part)]
+                tensors |= {name.removeprefix(part): opened.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise DannError(f"weights {str(file)!r} cannot be read: {error}") from error
+    return tensors
+
+
+def _read_torch(file: Path) -> Any:
+    """What a file of ``torch.save`` holds, without the wrapper around the weights."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch warns of what it then refuses
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise DannError(f"weights {str(file)!r} cannot be read: {error}") from error
+    except Exception as error:  # damaged bytes raise anything; torch's own text tells how to unpickle them nevertheless
+        raise DannError(
+            f"weights {str(file)!r} are damaged, or hold pickled objects ({type(error).__name__}); only named tensors "
+            "are read: save network.state_dict() or safetensors"
+        ) from error
+    for name in _INSIDE:
+        if isinstance(content, dict) and isinstance(content.get(name), dict):
+            content = content[name]
+    return content
+
+
+def _match(
+    given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], prefix: str = ""
+) -> tuple[dict[str, Tensor], Account]:
+    """The tensors of a file that fit a network, by the network's names, and the account of all of them."""
+    found = {prefix + name: tensor for name, tensor in given.items()}
+    fitting = {name: fit for name in wanted if (fit := _fit(name, found.get(name), wanted[name].shape)) is not None}
+    counted = [name for name in wanted if not name.endswith(_COUNTER)]
+    account = Account(
+        loaded=tuple(name for name in counted if name in fitting),
+        kept=tuple(name for name in counted if name not in found),
+        mismatched=tuple(
+            (name, tuple(found[name].shape), tuple(wanted[name].shape))
+            for name in counted
+            if name in found and name not in fitting
+        ),
+        unused=tuple(name for name in given if prefix + name not in wanted and not name.endswith(_COUNTER)),
+    )
+    return fitting, account
+
+
+def _fit(name: str, given: Tensor | None, shape: Shape) -> Tensor | None:
+    """``given`` in this shape: as it is, once for each domain, or the target's row of it; ``None`` if none fits."""
+    if given is None or given.shape == shape:
+        return given
+    if name.rpartition(".")[2] in _PER_DOMAIN:
+        if shape == (2, *given.shape):
+            return given.expand(shape)
+        if given.shape == (2, *shape):
+            return given[1]
+    return None
+
+
+def _prefix(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """The beginning of the network's names under which most of the file fits; none, if that is as good."""
+    matches = Counter({"": 0})
+    for name, tensor in wanted.items():
+        for start in (0, *(at + 1 for at, letter in enumerate(name) if letter == ".")):
+            inner = name[start:]
+            if _fit(inner, given.get(inner), tensor.shape) is not None:
+                matches[name[:start]] += 1
+    return matches.most_common(1)[0][0]  # of equals, the first that was counted
+
+
+def _differences(mismatched: Sequence[tuple[str, Shape, Shape]]) -> str:
+    name, in_file, here = mismatched[0]
+    others = f" (the first of {len(mismatched)} that differ)" if len(mismatched) > 1 else ""
+    return f"{name} is {in_file} in the file, {here} here{others}"
+
+
+def _part(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _first(tensors: Mapping[str, Tensor]) -> str:
+    name, tensor = next(iter(tensors.items()))
+    return f"{name} {tuple(tensor.shape)}"
