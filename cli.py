@@ -90,8 +90,15 @@ def _sigterm_like_ctrl_c() -> Iterator[None]:
 
 
 def _stop(message: str, exit_code: int) -> Never:
-    click.echo(f"error: {message}", err=True)
+    said_by_first = exit_code in (2, 4, INTERRUPTED, TERMINATED)  # what happens to all processes of torchrun alike
+    if _first_process() or not said_by_first:
+        click.echo(f"error: {message}", err=True)
     raise click.exceptions.Exit(exit_code)
+
+
+def _first_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @click.group(cls=DannGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -234,8 +241,8 @@ def train(
 
     overrides = {_SETTINGS[key]: value for key, value in flags.items() if value is not None}
     overrides |= _size_settings(size) | dict(_setting(text) for text in settings)
-    if "init_from" in overrides and not Path(overrides["init_from"]).exists():
-        overrides["init_from"] = str(find_run(overrides["init_from"], runs).root)
+    if (runs / str(overrides.get("init_from")) / "config.json").is_file():
+        overrides["init_from"] = str(runs / overrides["init_from"])  # a run by its name
     if resume_run is not None:
         if overrides or preset or method or config_file or name or print_config:
             raise UsageError("--resume continues a run with its own name and settings; leave the other options out")
@@ -251,13 +258,12 @@ def train(
 
         start = partial(fit, config, runs=runs, name=name, default_name=default_name)
 
-    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
-    with Progress("train", quiet=quiet or not first) as progress:
+    with Progress("train", quiet=quiet or not _first_process()) as progress:
         result = start(
             on_step=lambda done, total, numbers: progress.update(done, total, _step_text(numbers)),
             on_message=progress.message,
         )
-    if not first:
+    if not _first_process():
         return
     click.echo(f"run: {result.run.root}  ({result.seconds:.0f} s, {result.images_per_second:.0f} images/s)")
     _print_scores(result.scores, oracle=result.mode == "target", simulated=result.simulated)
@@ -282,7 +288,7 @@ def _train_config(
 def _step_text(numbers: dict[str, Any]) -> str:
     if not numbers:
         return ""
-    parts = [f"label {numbers['label_loss']:.3f}"]
+    parts = [f"loss {numbers['loss']:.3f}"]
     if "domain_loss" in numbers:
         parts.append(
             f"domain {numbers['domain_loss']:.3f} (told {numbers['domain_accuracy']:.0%}) λ {numbers['lam']:.2f}"
