@@ -40,11 +40,17 @@ class AdaptationState(nn.Module):
         assert isinstance(self.averaged.module, DomainAdversarialNetwork)
         return self.averaged.module
 
+    def train_like(self, network: nn.Module) -> None:
+        """Put each layer of the averaged network in the mode of its counterpart: frozen ones keep their statistics."""
+        if self.averaged is not None:
+            for own, other in zip(self.averaged.module.modules(), network.modules(), strict=True):
+                own.training = other.training
+
     @torch.no_grad()
     def teacher_logits(self, images_NCHW: Tensor) -> Tensor:
         """Label logits (N, K) of the averaged network for target images, with this batch's statistics and dropout."""
         assert self.averaged is not None, "the settings ask for an averaged network where an objective needs one"
-        teacher = self.averaged.module.train()
+        teacher = self.averaged.module
         with frozen_running_statistics(teacher):
             return teacher(images_NCHW, TARGET)
 

@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from dann.infer.errors import DannError, UsageError
 
 FORMAT = "dann-checkpoint-2"
+NETWORK = "network"
+AVERAGED = "adaptation.averaged.module"
+"""The averaged network, which is evaluated instead of the other where it is there."""
 
 
 def save_network(path: Path, network: nn.Module, *, step: int, classes: tuple[str, ...]) -> None:

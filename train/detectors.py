@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import entr
 
 from dann.train.selection import Evidence
 
@@ -32,8 +33,7 @@ class RunWarning:
 
 def effective_classes(probabilities_K: np.ndarray) -> float:
     """exp(entropy) of class shares: K if all are used alike, 1 if only one is."""
-    shares = probabilities_K[probabilities_K > 0]
-    return float(np.exp(-(shares * np.log(shares)).sum()))
+    return float(np.exp(entr(probabilities_K).sum()))
 
 
 def collapse(evidence: Evidence, step: int) -> RunWarning | None:

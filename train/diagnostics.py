@@ -16,18 +16,9 @@ from sklearn.manifold import TSNE
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from dann.train.evaluate import ECE_BINS
-
 _PERPLEXITY = 30.0
 _FEWEST_FOR_TSNE = 6
 _START_SPREAD = 1e-4  # the standard deviation that scikit-learn gives a start of its own
-
-
-def evaluation_subset(count: int, limit: int, seed: int) -> np.ndarray:
-    """At most ``limit`` of the indices below ``count``, sorted: the same for the same arguments, in every run."""
-    if count <= limit:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))
 
 
 def tsne(features_ND: np.ndarray) -> np.ndarray:
@@ -134,28 +125,4 @@ def _predictions(logits_NK: np.ndarray, labels_N: np.ndarray | None, indices: np
             probability=float(row.max()),
         )
         for index, row in zip(indices, probabilities_NK, strict=True)
-    ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConfidenceBin:
-    """The images whose confidence lies in one interval."""
-
-    images: int
-    confidence: float
-    """Their mean."""
-    accuracy: float
-    """The share of them that is right."""
-
-
-def confidence_bins(logits_NK: np.ndarray, labels_N: np.ndarray) -> list[ConfidenceBin]:
-    """The bins, of those with images, whose weighted gaps are :func:`dann.train.evaluate.calibration_error`."""
-    confidence = softmax(logits_NK.astype(np.float64), axis=1).max(axis=1)
-    right = logits_NK.argmax(axis=1) == labels_N
-    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    return [
-        ConfidenceBin(
-            images=int(inside.sum()), confidence=float(confidence[inside].mean()), accuracy=float(right[inside].mean())
-        )
-        for inside in (bins == number for number in np.unique(bins))
     ]

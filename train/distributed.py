@@ -45,9 +45,11 @@ class World:
 
     def mean(self, values: Tensor) -> Tensor:
         """Elementwise mean over the processes."""
-        if self.size > 1:
-            dist.all_reduce(values)
-        return values / self.size
+        if self.size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self.size
 
     def largest(self, number: int, device: torch.device) -> int:
         """The largest ``number`` that any process gave."""

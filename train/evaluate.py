@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from dann.infer.errors import DannError
 from dann.train.adaptation_state import evaluating
@@ -65,12 +66,39 @@ def scores(logits_NK: np.ndarray, labels_N: np.ndarray, classes: tuple[str, ...]
 
 def calibration_error(logits_NK: np.ndarray, labels_N: np.ndarray) -> float:
     """Expected calibration error of the softmax of ``logits_NK`` with equal-width bins."""
-    shifted = np.exp(logits_NK.astype(np.float64) - logits_NK.max(axis=1, keepdims=True))
-    confidence = shifted.max(axis=1) / shifted.sum(axis=1)
+    bins = confidence_bins(logits_NK, labels_N)
+    return sum(inside.images * abs(inside.confidence - inside.accuracy) for inside in bins) / len(labels_N)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceBin:
+    """The images whose confidence lies in one interval."""
+
+    images: int
+    confidence: float
+    """Their mean."""
+    accuracy: float
+    """The share of them that is right."""
+
+
+def confidence_bins(logits_NK: np.ndarray, labels_N: np.ndarray) -> list[ConfidenceBin]:
+    """Of equally wide intervals of confidence those that have images, in order."""
+    confidence = softmax(logits_NK.astype(np.float64), axis=1).max(axis=1)
     right = logits_NK.argmax(axis=1) == labels_N
     bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - right, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / len(labels_N))
+    return [
+        ConfidenceBin(
+            images=int(inside.sum()), confidence=float(confidence[inside].mean()), accuracy=float(right[inside].mean())
+        )
+        for inside in (bins == number for number in np.unique(bins))
+    ]
+
+
+def evaluation_subset(count: int, limit: int, seed: int) -> np.ndarray:
+    """At most ``limit`` of the indices below ``count``, sorted: the same for the same arguments, in every run."""
+    if count <= limit:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +187,9 @@ def domain_scores(
     adapted: bool,
 ) -> DomainScores:
     """The scores of outputs that are already there."""
-    told = None
+    domain_accuracy = None
     if adapted and of_source is not None and of_target is not None:
-        told = float(0.5 * ((of_source.domain_logits_N < 0).mean() + (of_target.domain_logits_N >= 0).mean()))
+        domain_accuracy = told(of_source, of_target)
     return DomainScores(
         source=scores(of_source.logits_NK, source.labels, classes)
         if source is not None and of_source is not None
@@ -169,5 +197,10 @@ def domain_scores(
         target=scores(of_target.logits_NK, target.labels, classes)
         if target is not None and of_target is not None
         else None,
-        domain_accuracy=told,
+        domain_accuracy=domain_accuracy,
     )
+
+
+def told(of_source: Outputs, of_target: Outputs) -> float:
+    """Mean over both domains of the share whose domain is told rightly; 0.5 is chance."""
+    return float(0.5 * ((of_source.domain_logits_N < 0).mean() + (of_target.domain_logits_N >= 0).mean()))

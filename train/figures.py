@@ -20,7 +20,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dann.train.diagnostics import ConfidenceBin
+from dann.train.evaluate import ConfidenceBin
 
 DOMAIN_COLOURS = {"source": "#3280dd", "target": "#df6e1b"}
 COLOURS = (

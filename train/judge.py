@@ -8,7 +8,6 @@ of the source's, with the transforms of evaluation.
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from dann.train import detectors
@@ -18,7 +17,16 @@ from dann.train.config import TrainConfig
 from dann.train.data import ImageSet
 from dann.train.detectors import RunWarning
 from dann.train.domains import Domains
-from dann.train.evaluate import DomainScores, Outputs, batches, domain_scores, outputs, to_float
+from dann.train.evaluate import (
+    DomainScores,
+    Outputs,
+    batches,
+    domain_scores,
+    evaluation_subset,
+    outputs,
+    to_float,
+    told,
+)
 from dann.train.model import DomainAdversarialNetwork
 from dann.train.selection import LAST, Evidence, Selector, score_all, source_accuracy
 
@@ -37,16 +45,14 @@ class Judgement:
     warnings: list[RunWarning] = field(default_factory=list)
 
     def headline(self) -> Headline:
-        return {"step": self.step, **headline(self.scores)}
-
-
-def headline(scores: DomainScores) -> Headline:
-    """The three numbers that a run is followed by."""
-    return {
-        "source_accuracy": scores.source.accuracy if scores.source else None,
-        "target_accuracy": scores.target.accuracy if scores.target else None,
-        "domain_accuracy": scores.domain_accuracy,
-    }
+        """The three numbers that a run is followed by, and the step."""
+        source, target = self.scores.source, self.scores.target
+        return {
+            "step": self.step,
+            "source_accuracy": source.accuracy if source else None,
+            "target_accuracy": target.accuracy if target else None,
+            "domain_accuracy": self.scores.domain_accuracy,
+        }
 
 
 class Judge:
@@ -58,15 +64,17 @@ class Judge:
         self.selector = Selector(criterion, config.selection.gate)
         self.headlines: list[Headline] = []
         self.warnings: list[RunWarning] = []
+        self.newest: Judgement | None = None
+        """Of this process; the others are in :attr:`headlines`."""
         self._told: list[float] = []  # domain accuracies on the samples, which need no labels
         limit, seed = config.selection.images, config.seed
-        self._trained_on = domains.labelled.subset(_sample(len(domains.labelled), limit, seed)).images
+        self._trained_on = domains.labelled.subset(evaluation_subset(len(domains.labelled), limit, seed)).images
         held_out = domains.source_test or domains.labelled
-        self._held_out_rows = _sample(len(held_out), limit, seed)
+        self._held_out_rows = evaluation_subset(len(held_out), limit, seed)
         self._held_out = held_out
         self._unlabelled = domains.unlabelled
         if domains.unlabelled is not None:
-            self._unlabelled = domains.unlabelled.subset(_sample(len(domains.unlabelled), limit, seed))
+            self._unlabelled = domains.unlabelled.subset(evaluation_subset(len(domains.unlabelled), limit, seed))
 
     def judge(self, network: DomainAdversarialNetwork, step: int) -> tuple[Judgement, bool]:
         """What ``network``, of ``step``, is worth, and whether selection now keeps it."""
@@ -90,6 +98,7 @@ class Judge:
             criteria = score_all(evidence)
             warnings = self._new_warnings(evidence, step)
         judgement = Judgement(step=step, scores=scores, criteria=criteria, warnings=warnings)
+        self.newest = judgement
         self.headlines.append(judgement.headline())
         self.warnings += warnings
         return judgement, self.selector.offer(step, criteria)
@@ -123,8 +132,7 @@ class Judge:
         assert self._unlabelled is not None, "mode dann opens the target"
         of_target = self._outputs(network, self._unlabelled, TARGET)
         if self._config.adversarial:
-            right = (of_source.domain_logits_N < 0).mean(), (of_target.domain_logits_N >= 0).mean()
-            self._told.append(float(np.mean(right)))
+            self._told.append(told(of_source, of_target))
         rows = self._held_out_rows
         return Evidence(
             source_logits_NK=of_source.logits_NK[rows],
@@ -154,8 +162,3 @@ class Judge:
         pixels = (to_float(torch.from_numpy(batch).to(self._device)) for batch in batches(images) if len(batch) > 1)
         with evaluating(network):
             reestimate(network, pixels, lambda images_NCHW: network.features(images_NCHW, TARGET))
-
-
-def _sample(count: int, limit: int, seed: int) -> np.ndarray:
-    """Sorted positions of at most ``limit`` of ``count`` images, the same for the same seed."""
-    return np.sort(np.random.default_rng(seed).permutation(count)[:limit])

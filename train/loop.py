@@ -198,6 +198,7 @@ class _Training:
     def _train(self, stop: StopSignal, log: MetricsLog | NoLog, on_step: OnStep, on_message: OnMessage) -> None:
         self.network.train()
         hold_frozen_statistics(self.network)
+        self.adaptation.train_like(self.network)
         for shards in self._shards():
             pace, lr_factor = self._pace()
             for group in self.optimiser.param_groups:
@@ -284,10 +285,9 @@ class _Training:
             )
         ]
         if config.mode == "dann" and domains.unlabelled is not None:
-            views = (config.augment,)
-            if config.objectives.second_view:
-                views = (config.augment, config.second_view or config.augment)
-            streams.append(BatchStream(domains.unlabelled, views=views, stream=_UNLABELLED_STREAM, **options))
+            streams.append(
+                BatchStream(domains.unlabelled, views=config.target_views, stream=_UNLABELLED_STREAM, **options)
+            )
         own = range(world.rank * config.accumulate, (world.rank + 1) * config.accumulate)
         return prefetched(streams, range(self.step, self.total), shards=own, of=world.size * config.accumulate)
 
@@ -297,16 +297,14 @@ class _Training:
         return StepInput(
             labelled_NCHW=self._views(labelled, (self.config.augment,))[0],
             labels_N=torch.from_numpy(labelled.labels).to(self.device),
-            target_views=self._views(batches[1], (self.config.augment, self.config.second_view or self.config.augment))
-            if len(batches) > 1
-            else (),
+            target_views=self._views(batches[1], self.config.target_views) if len(batches) > 1 else (),
         )
 
     def _views(self, batch: Batch, configs: tuple[AugmentConfig, ...]) -> tuple[Tensor, ...]:
         """The batch's augmented images on the device, once for each of its views: float32 (N, 3, H, W) in [0, 1]."""
         images_NCHW = to_float(torch.from_numpy(batch.pixels_NHWC).to(self.device, non_blocking=True))
         return tuple(
-            augment.apply(images_NCHW, config, drawn) for config, drawn in zip(configs, batch.views, strict=False)
+            augment.apply(images_NCHW, config, drawn) for config, drawn in zip(configs, batch.views, strict=True)
         )
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
@@ -343,6 +341,9 @@ class _Training:
 
     def _exported_scores(self) -> DomainScores:
         """In full, of the checkpoint that is exported."""
+        newest = self.judge.newest
+        if newest is not None and newest.step == self.judge.selector.selected:
+            return newest.scores
         return evaluate(
             load_trained(self.run)[2].to(self.device),
             source=self.domains.source_test,
@@ -427,7 +428,7 @@ class _Window:
 
     def state(self, world: World) -> dict[str, tuple[float, int]]:
         """Plain values for a checkpoint, so that a resumed run logs the means of an uninterrupted one."""
-        return {name: (float(world.mean(total.clone())), steps) for name, (total, steps) in self._sums.items()}
+        return {name: (float(world.mean(total)), steps) for name, (total, steps) in self._sums.items()}
 
     def restore(self, state: dict[str, tuple[float, int]]) -> None:
         """Continue from what :meth:`state` gave."""

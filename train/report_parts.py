@@ -19,14 +19,12 @@ from dann.train.data import ImageSet
 from dann.train.diagnostics import (
     Prediction,
     class_change,
-    confidence_bins,
-    evaluation_subset,
     proxy_a_distance,
     samples,
     tsne,
     worst_mistakes,
 )
-from dann.train.evaluate import calibration_error, scores
+from dann.train.evaluate import calibration_error, confidence_bins, evaluation_subset, scores
 from dann.train.run_outputs import ImageOutputs, RunOutputs
 from dann.train.run_record import RunRecord
 

@@ -10,9 +10,8 @@ from dann.infer.errors import DannError
 from dann.train.batch_norm import SOURCE, TARGET
 from dann.train.data import ImageSet, open_unlabelled
 from dann.train.device import find_device
-from dann.train.diagnostics import evaluation_subset
 from dann.train.domains import open_target_test, specs
-from dann.train.evaluate import outputs
+from dann.train.evaluate import evaluation_subset, outputs
 from dann.train.model import DomainAdversarialNetwork
 from dann.train.run_dir import RunDir
 from dann.train.run_evaluation import source_test_of

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from scipy.special import entr, softmax
 
 from dann.infer.errors import DannError, UsageError, unknown_name
 from dann.train.settings import between
@@ -63,9 +64,7 @@ class Evidence:
     @property
     def target_probabilities_NK(self) -> np.ndarray:
         """The softmax of the target's logits, float64."""
-        logits_NK = self.target_logits_NK.astype(np.float64)
-        odds_NK = np.exp(logits_NK - logits_NK.max(axis=1, keepdims=True))
-        return odds_NK / odds_NK.sum(axis=1, keepdims=True)
+        return softmax(self.target_logits_NK.astype(np.float64), axis=1)
 
 
 def source_accuracy(evidence: Evidence) -> float:
@@ -75,7 +74,7 @@ def source_accuracy(evidence: Evidence) -> float:
 
 def entropy(evidence: Evidence) -> float:
     """Minus the mean entropy of a target prediction, in [−log K, 0] (Morerio et al., arXiv 1711.10288)."""
-    return -float(_entropy(evidence.target_probabilities_NK).mean())
+    return -float(entr(evidence.target_probabilities_NK).sum(axis=1).mean())
 
 
 def information_maximisation(evidence: Evidence) -> float:
@@ -83,7 +82,7 @@ def information_maximisation(evidence: Evidence) -> float:
 
     The mutual information of image and predicted class: log K where predictions are certain and the classes balanced.
     """
-    return float(_entropy(evidence.target_probabilities_NK.mean(axis=0))) + entropy(evidence)
+    return float(entr(evidence.target_probabilities_NK.mean(axis=0)).sum()) + entropy(evidence)
 
 
 def bnm(evidence: Evidence) -> float:
@@ -114,7 +113,7 @@ def snd(evidence: Evidence) -> float:
         # cosines of probabilities are in [0, 1], so nothing overflows
         weights = np.exp(unit_NK[start : start + rows] @ unit_NK.T / SND_TEMPERATURE)
         np.fill_diagonal(weights[:, start:], 0.0)  # an image is no neighbour of its own
-        total += _entropy(weights / weights.sum(axis=1, keepdims=True)).sum()
+        total += entr(weights / weights.sum(axis=1, keepdims=True)).sum()
     return float(total) / count
 
 
@@ -273,11 +272,6 @@ def chosen(offers: Sequence[Offer], criterion: str, gate: float) -> int:
         least_accuracy = max(least_accuracy, offer.source_accuracy - gate)
         kept = max(offer, kept, key=rank)  # the newer one, if they are equal
     return kept.step
-
-
-def _entropy(probabilities: np.ndarray) -> np.ndarray:
-    """Along the last axis, where 0 · log 0 = 0."""
-    return -(probabilities * np.log(np.where(probabilities > 0, probabilities, 1.0))).sum(axis=-1)
 
 
 def _check(name: str, array: np.ndarray, shape: tuple[int, int]) -> None:

@@ -324,6 +324,13 @@ class TrainConfig:
             between("steps", self.steps, 1, 10**9)
 
     @property
+    def target_views(self) -> tuple[AugmentConfig, ...]:
+        """How a target image is changed, once for each view that the objectives take of it."""
+        if not self.objectives.second_view:
+            return (self.augment,)
+        return self.augment, self.second_view or self.augment
+
+    @property
     def adversarial(self) -> bool:
         """Whether a domain classifier is trained."""
         return self.mode == "dann" and self.objectives.adversarial

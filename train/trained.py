@@ -10,8 +10,6 @@ from dann.train.model import DomainAdversarialNetwork
 from dann.train.run_dir import RunDir, Which
 from dann.train.settings import TrainConfig
 
-_AVERAGED = "adaptation.averaged.module"
-
 
 def build_network(config: TrainConfig, classes: int) -> DomainAdversarialNetwork:
     """The network of ``config``, initialised from its seed."""
@@ -42,8 +40,8 @@ def load_trained(
     if classes != tuple(recorded.get("classes", classes)):
         raise DannError(f"{path} is of a network for the classes {list(classes)}; its run has {recorded['classes']}")
     network = build_network(from_scratch(config), len(classes))
-    averaged = any(name.startswith(_AVERAGED) for name in tensors)
-    checkpoint.load(network, _AVERAGED if averaged else "network", tensors, path)
+    averaged = any(name.startswith(checkpoint.AVERAGED) for name in tensors)
+    checkpoint.load(network, checkpoint.AVERAGED if averaged else checkpoint.NETWORK, tensors, path)
     return config, classes, network.eval()
 
 

@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from dann.infer.errors import DannError, UsageError
+from dann.train.checkpoint import AVERAGED, NETWORK
 from dann.train.run_dir import RunDir
 
 _BACKBONE = "feature_extractor.1."  # where a DomainAdversarialNetwork keeps its backbone
-_EVALUATED = ("network.", "adaptation.averaged.module.")  # in dann's checkpoints; the later one where it is there
+_EVALUATED = (f"{NETWORK}.", f"{AVERAGED}.")  # in dann's checkpoints; the later one where it is there
 _INSIDE = ("state_dict", "model_state_dict", "model")  # the entry of a training script's file that holds the weights
 _PER_DOMAIN = ("weight", "bias", "running_mean", "running_var")
 _COUNTER = "num_batches_tracked"  # no weight: it is copied where it fits, and counts for nothing

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny import TINY
 
 from dann.train.config import resolve
 from dann.train.settings import TrainConfig
@@ -69,21 +70,14 @@ def configure(sets: dict[str, str]) -> Callable[..., TrainConfig]:
 
     def build(settings: dict[str, Any] | None = None, **plain: Any) -> TrainConfig:
         base = {
+            **TINY,
             "data.source": sets["source"],
             "data.target": sets["unlabelled"],
             "data.test": sets["test"],
             "data.holdout": 0.0,
-            "data.height": 16,
-            "data.width": 16,
-            "model.backbone": "dann-mnist",
-            "model.width": 0.1,
-            "model.label_hidden": [6],
-            "model.domain_hidden": [6],
             "optimiser.name": "sgd",
             "optimiser.lr": 0.05,
-            "device": "cpu",
             "steps": 6,
-            "batch_size": 8,
         }
         return resolve(overrides={**base, **(settings or {}), **plain})
 

@@ -7,14 +7,12 @@ import pytest
 
 from dann.train.diagnostics import (
     class_change,
-    confidence_bins,
-    evaluation_subset,
     proxy_a_distance,
     samples,
     tsne,
     worst_mistakes,
 )
-from dann.train.evaluate import calibration_error
+from dann.train.evaluate import calibration_error, confidence_bins, evaluation_subset
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

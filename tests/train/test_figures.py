@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dann.train import figures
-from dann.train.diagnostics import ConfidenceBin
+from dann.train.evaluate import ConfidenceBin
 
 CURVE = ([1.0, 2.0, 3.0], [0.9, 0.5, 0.4])
 BINS = [ConfidenceBin(images=5, confidence=0.4, accuracy=0.2), ConfidenceBin(images=9, confidence=0.9, accuracy=0.95)]

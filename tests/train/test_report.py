@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from tiny import TINY
 
 from dann.infer.errors import DannError, UsageError
 from dann.train.config import resolve
@@ -105,20 +106,13 @@ class Page(HTMLParser):
 def settings(sets: dict[str, str]) -> dict[str, Any]:
     """Of a run of two epochs with four steps in all, a quarter of the source held out, that selects by ``im``."""
     return {
+        **TINY,
         "data.source": sets["source"],
         "data.target": sets["unlabelled"],
         "data.test": sets["test"],
         "data.holdout": 0.25,
-        "data.height": 16,
-        "data.width": 16,
-        "model.backbone": "dann-mnist",
-        "model.width": 0.1,
-        "model.label_hidden": [6],
-        "model.domain_hidden": [6],
         "selection.criterion": "im",
-        "device": "cpu",
         "epochs": 2,
-        "batch_size": 8,
     }
 
 

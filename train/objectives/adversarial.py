@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dann.train.batch_norm import SOURCE, TARGET
 from dann.train.objectives.probabilities import full_precision
 
-SOURCE_DOMAIN = 0.0
-TARGET_DOMAIN = 1.0
+SOURCE_DOMAIN, TARGET_DOMAIN = float(SOURCE), float(TARGET)
 
 
 def domain_loss(
