@@ -444,7 +444,7 @@ def compare(
       dann compare --preset cars --method dann --method mcc --seeds 1
     """
     from dann.infer.progress import Progress
-    from dann.train.compare import compare as run_comparison
+    from dann.train.reporting.compare import compare as run_comparison
 
     if seeds < 1:
         raise UsageError(f"--seeds is {seeds}; expected how many seeds to train with, 1 or more")
@@ -478,7 +478,7 @@ def report(run: str | None, runs: Path, source_only: str | None, device: str, ou
       dann report
       dann report --run runs/cars-dann-s0 --source-only runs/cars-source-s0
     """
-    from dann.train.report import write_report
+    from dann.train.reporting.report import write_report
     from dann.train.run_dir import find_run
 
     before = None if source_only is None else find_run(source_only, runs)
@@ -706,7 +706,7 @@ def cars(out: Path, **options: Any) -> None:
       dann train --layout split --data-root cars/
     """
     from dann.infer.progress import Progress
-    from dann.train.cars import write_cars
+    from dann.train.rendering.cars import write_cars
 
     given = {name: value for name, value in options.items() if value is not None}
     with Progress("cars") as progress:

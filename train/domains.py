@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dann.infer.errors import UsageError
-from dann.train.cars import is_cars_set, write_cars
 from dann.train.data import (
     ImageSet,
     LabelledSet,
@@ -21,6 +20,7 @@ from dann.train.data import (
     split_layout,
 )
 from dann.train.named_sets import CARS, DIGIT_SETS, NAMED_SETS
+from dann.train.rendering.cars import is_cars_set, write_cars
 from dann.train.settings import DataConfig, TrainConfig
 
 
@@ -69,7 +69,7 @@ def specs(data: DataConfig) -> tuple[str, str | None, str | None]:
 
 
 def is_simulated(spec: str) -> bool:
-    """Whether ``spec`` names photos that :mod:`dann.train.cars` drew: the set ``cars``, or a folder inside one."""
+    """Whether ``spec`` is the set ``cars`` or a folder in one: photos that :mod:`dann.train.rendering` drew."""
     folder = Path(spec)
     return spec == CARS or any(is_cars_set(above) for above in (folder, *folder.resolve().parents[:2]))
 

@@ -11,9 +11,9 @@ import pytest
 
 from dann.infer.errors import UsageError
 from dann.train import domains
-from dann.train.cars import write_cars
 from dann.train.domains import draw_missing_cars, is_simulated, located, open_domains, open_source_sets
 from dann.train.image_set import ImageSet
+from dann.train.rendering.cars import write_cars
 from dann.train.settings import TrainConfig
 
 Configure = Callable[..., TrainConfig]

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dann.infer.errors import DannError
-from dann.train.compare_figure import draw, figure_svg
-from dann.train.compare_table import Comparison, Row, read_cell
+from dann.train.reporting.compare_figure import draw, figure_svg
+from dann.train.reporting.compare_table import Comparison, Row, read_cell
 from dann.train.run_dir import RunDir
 from dann.train.settings import Mode, TrainConfig
 

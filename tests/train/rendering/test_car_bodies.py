@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from dann.infer.errors import UsageError
-from dann.train.car_bodies import CLASSES, Surface, build_mesh, sample_body, side_view
+from dann.train.rendering.car_bodies import CLASSES, Surface, build_mesh, sample_body, side_view
 
 
 def _mesh(body_class, seed=0):

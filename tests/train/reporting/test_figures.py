@@ -11,8 +11,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
-from dann.train import figures
 from dann.train.evaluate import ConfidenceBin
+from dann.train.reporting import figures
 
 CURVE = ([1.0, 2.0, 3.0], [0.9, 0.5, 0.4])
 BINS = [ConfidenceBin(images=5, confidence=0.4, accuracy=0.2), ConfidenceBin(images=9, confidence=0.9, accuracy=0.95)]
@@ -50,7 +50,7 @@ def contrast(one: str, other: str) -> float:
 @pytest.fixture(scope="module")
 def pages() -> list[str]:
     """The backgrounds that the report puts figures on, light and dark."""
-    template = (resources.files("dann.train") / "templates" / "report.html").read_text(encoding="utf-8")
+    template = (resources.files("dann.train.reporting") / "templates" / "report.html").read_text(encoding="utf-8")
     found = re.findall(r"--(?:page|card): (#\w+)", template)
     assert len(found) == 4
     return found

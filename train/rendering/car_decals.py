@@ -11,7 +11,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from dann.train.car_bodies import Profile, Surface
+from dann.train.rendering.car_bodies import Profile, Surface
 
 
 class Material(IntEnum):

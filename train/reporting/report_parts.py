@@ -14,9 +14,10 @@ import numpy as np
 from markupsafe import Markup
 
 from dann.infer.errors import UsageError
-from dann.train import figures
 from dann.train.data import ImageSet
-from dann.train.diagnostics import (
+from dann.train.evaluate import calibration_error, confidence_bins, evaluation_subset, scores
+from dann.train.reporting import figures
+from dann.train.reporting.diagnostics import (
     Prediction,
     class_change,
     proxy_a_distance,
@@ -24,9 +25,8 @@ from dann.train.diagnostics import (
     tsne,
     worst_mistakes,
 )
-from dann.train.evaluate import calibration_error, confidence_bins, evaluation_subset, scores
-from dann.train.run_outputs import ImageOutputs, RunOutputs
-from dann.train.run_record import RunRecord
+from dann.train.reporting.run_outputs import ImageOutputs, RunOutputs
+from dann.train.reporting.run_record import RunRecord
 
 Part = dict[str, Any] | str
 """What the template shows, or why there is nothing to show."""

@@ -18,7 +18,7 @@ from tiny import TINY
 from dann.infer.errors import DannError, UsageError
 from dann.train.config import resolve
 from dann.train.loop import fit
-from dann.train.report import write_report
+from dann.train.reporting.report import write_report
 from dann.train.run_dir import RunDir
 from dann.train.settings import TrainConfig
 

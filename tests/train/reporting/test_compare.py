@@ -14,11 +14,11 @@ import pytest
 from sklearn.datasets import load_digits
 
 from dann.infer.errors import Interrupted, UsageError
-from dann.train import compare as module
-from dann.train.compare import compare
-from dann.train.compare_table import Comparison
 from dann.train.config import with_method
 from dann.train.loop import fit
+from dann.train.reporting import compare as module
+from dann.train.reporting.compare import compare
+from dann.train.reporting.compare_table import Comparison
 from dann.train.run_dir import find_run
 from dann.train.settings import TrainConfig
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dann.infer.errors import DannError
+from dann.train.reporting.run_record import read_record
 from dann.train.run_dir import RunDir
-from dann.train.run_record import read_record
 from dann.train.settings import TrainConfig
 
 STEPS = [

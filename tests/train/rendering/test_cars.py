@@ -11,9 +11,9 @@ import pytest
 
 from dann.infer.errors import DannError, UsageError
 from dann.infer.preprocess import decode
-from dann.train import cars
-from dann.train.cars import CLASSES, render_car, shoot, write_cars
-from dann.train.photo_effects import SIMULATED_PHOTO, STUDIO
+from dann.train.rendering import cars
+from dann.train.rendering.cars import CLASSES, render_car, shoot, write_cars
+from dann.train.rendering.photo_effects import SIMULATED_PHOTO, STUDIO
 
 SMALL: dict[str, Any] = dict(source=10, target=10, test=5, size_px=32, workers=1)
 STYLES = pytest.mark.parametrize("style", [STUDIO, SIMULATED_PHOTO], ids=["studio", "simulated photo"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dann.train.car_decals import Material
+from dann.train.rendering.car_decals import Material
 
 _DISPLAY_GAMMA = 1 / 2.2
 _AMBIENT_FLOOR = 0.4  # share of the ambient light that reaches the lowest parts of a car

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dann.train.raster import frame, look_at, rasterise
+from dann.train.rendering.raster import frame, look_at, rasterise
 
 # counter-clockwise seen with y up, which is what faces the camera where y points down the screen
 TRIANGLE = np.array([[2.0, 9.3], [13.7, 12.1], [6.2, 1.4]])

@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 
-from dann.train.diagnostics import (
+from dann.train.evaluate import calibration_error, confidence_bins, evaluation_subset
+from dann.train.reporting.diagnostics import (
     class_change,
     proxy_a_distance,
     samples,
     tsne,
     worst_mistakes,
 )
-from dann.train.evaluate import calibration_error, confidence_bins, evaluation_subset
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:

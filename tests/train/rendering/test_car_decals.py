@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from dann.train.car_bodies import CLASSES, Surface, build_mesh, sample_body, side_view
-from dann.train.car_decals import Decals, Material, sample_trim
+from dann.train.rendering.car_bodies import CLASSES, Surface, build_mesh, sample_body, side_view
+from dann.train.rendering.car_decals import Decals, Material, sample_trim
 
 
 def _materials(body_class, seed=0):

@@ -7,8 +7,8 @@ flat texture seen through the scene's own camera, so its perspective agrees with
 import cv2
 import numpy as np
 
-from dann.train.photo_effects import blur
-from dann.train.raster import Camera
+from dann.train.rendering.photo_effects import blur
+from dann.train.rendering.raster import Camera
 
 Rng = np.random.Generator
 

@@ -3,7 +3,7 @@
 A body is drawn the way a package drawing is: a side view made of four curves over the length (sill, shoulder line,
 roof line, half width), and a cross-section that is swept along them. Where the roof line leaves the shoulder line
 there is a greenhouse, narrower at the roof than at the shoulder; where it does not there is a bonnet, a boot or a bed.
-Windows, lights and seams are not geometry: :mod:`dann.train.car_decals` paints them.
+Windows, lights and seams are not geometry: :mod:`dann.train.rendering.car_decals` paints them.
 
 Axes, in metres: x from the nose (−length/2) to the tail (+length/2), y to the side, z up from the ground. ``s`` is the
 distance behind the nose, x + length/2. Legend: V vertices, T triangles, S stations along the car, R points of a ring.

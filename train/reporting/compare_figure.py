@@ -6,8 +6,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dann.train.compare_table import Comparison, Values, summary
-from dann.train.figures import DOMAIN_COLOURS
+from dann.train.reporting.compare_table import Comparison, Values, summary
+from dann.train.reporting.figures import DOMAIN_COLOURS
 
 _ROW_INCHES = 0.45
 

@@ -28,12 +28,12 @@ import numpy as np
 
 from dann.infer.cores import usable_cores
 from dann.infer.errors import DannError, UsageError
-from dann.train import backdrops
-from dann.train.car_bodies import CLASSES, Body, Mesh, build_mesh, proportions, sample_body, side_view
-from dann.train.car_decals import Decals, sample_trim
-from dann.train.photo_effects import SIMULATED_PHOTO, STUDIO, PhotoStyle, develop, expose
-from dann.train.raster import Camera, frame, look_at, rasterise
-from dann.train.shading import Light, finish, shade, to_display
+from dann.train.rendering import backdrops
+from dann.train.rendering.car_bodies import CLASSES, Body, Mesh, build_mesh, proportions, sample_body, side_view
+from dann.train.rendering.car_decals import Decals, sample_trim
+from dann.train.rendering.photo_effects import SIMULATED_PHOTO, STUDIO, PhotoStyle, develop, expose
+from dann.train.rendering.raster import Camera, frame, look_at, rasterise
+from dann.train.rendering.shading import Light, finish, shade, to_display
 
 RENDERER = 1  # raised whenever the same seed gives other bytes
 RECIPE = "cars.json"

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dann.train.photo_effects import SIMULATED_PHOTO, STUDIO, develop, expose
+from dann.train.rendering.photo_effects import SIMULATED_PHOTO, STUDIO, develop, expose
 
 GREY = np.full((48, 48, 3), 0.5, np.float32)
 

@@ -14,8 +14,8 @@ from dann.infer.errors import UnavailableError
 from dann.train import evaluate
 from dann.train.batch_norm import SOURCE, TARGET
 from dann.train.loop import fit
+from dann.train.reporting.run_outputs import ImageOutputs, RunOutputs, run_outputs
 from dann.train.run_dir import RunDir
-from dann.train.run_outputs import ImageOutputs, RunOutputs, run_outputs
 from dann.train.settings import TrainConfig
 from dann.train.trained import load_trained
 

@@ -11,8 +11,8 @@ from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
 from dann.infer.errors import DannError
+from dann.train.reporting.run_record import read_record
 from dann.train.run_dir import RunDir
-from dann.train.run_record import read_record
 from dann.train.settings import Mode
 
 Values = Sequence[float | None]
@@ -74,7 +74,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What :func:`dann.train.compare.compare` found."""
+    """What :func:`dann.train.reporting.compare.compare` found."""
 
     name: str
     rows: tuple[Row, ...]

@@ -9,12 +9,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from dann.infer.results import WholeFile
-from dann.train import report_parts
 from dann.train.config import to_toml
 from dann.train.domains import specs
+from dann.train.reporting import report_parts
+from dann.train.reporting.run_outputs import RunOutputs, run_outputs
+from dann.train.reporting.run_record import RunRecord, read_record
 from dann.train.run_dir import RunDir
-from dann.train.run_outputs import RunOutputs, run_outputs
-from dann.train.run_record import RunRecord, read_record
 
 _MODES = {
     "source": "trained on labels of the source only",
@@ -74,7 +74,7 @@ def _parts(record: RunRecord, seen: RunOutputs, before: RunRecord | None) -> dic
 
 
 def _page(record: RunRecord, parts: Mapping[str, Any]) -> str:
-    text = (resources.files("dann.train") / "templates" / "report.html").read_text(encoding="utf-8")
+    text = (resources.files("dann.train.reporting") / "templates" / "report.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {name: getattr(report_parts, name) for name in ("score", "points", "number")}
     return environment.from_string(text).render(about=_about(record), **parts)

@@ -16,13 +16,13 @@ from typing import Any
 
 from dann.infer.errors import Interrupted, UsageError
 from dann.infer.results import WholeFile
-from dann.train.compare_figure import figure_svg
-from dann.train.compare_table import Cell, Comparison, Row, read_cell
 from dann.train.config import with_method
 from dann.train.distributed import started_by_torchrun
 from dann.train.domains import draw_missing_cars, located, open_domains
 from dann.train.loop import OnStep, fit, resume
 from dann.train.machine import describe_machine
+from dann.train.reporting.compare_figure import figure_svg
+from dann.train.reporting.compare_table import Cell, Comparison, Row, read_cell
 from dann.train.run_dir import RUNS, RunDir, write_json
 from dann.train.settings import TrainConfig
 
