@@ -174,7 +174,7 @@ _SETTINGS: dict[str, str] = {
 @click.option(
     "--method",
     metavar="NAME",
-    help="Objectives of mode dann: dann, cdan, mcc, bnm, entropy, vada, dirt-t, mean-teacher, adamatch.",
+    help="Objectives of mode dann: dann, cdan, mcc, bnm, entropy, vada, dirt-t, mean-teacher, adamatch, combined.",
 )
 @click.option("--backbone", help="dann-mnist, dann-svhn, conv6, conv9, or a torchvision classification model.")
 @click.option("--weights", metavar="none|DEFAULT|FILE", help="Pretrained weights of the backbone.")

@@ -2,13 +2,14 @@
 
     python benchmarks/accuracy.py --list
     python benchmarks/accuracy.py mnist-mnistm/dann --data-root DIR --seeds 3
+    python benchmarks/accuracy.py --selection mnist-usps usps-mnist --data-root DIR
 
 The rows, each a preset with what is set on top of it, are in accuracy.toml beside this file. A finished run is read,
-not trained again. Nothing is selected on target labels; "best on test labels" shows what that would have claimed.
+not trained again. Nothing is selected on target labels; "best on test labels" shows what that would have claimed, and
+with --selection a second table how far below it each label-free rule ends.
 """
 
 import argparse
-import json
 import sys
 import time
 import tomllib
@@ -21,6 +22,7 @@ import numpy as np
 from dann.infer.errors import DannError
 from dann.train import fit, resolve
 from dann.train.machine import describe_machine
+from dann.train.reporting.run_record import read_record
 from dann.train.run_dir import RunDir
 
 ROWS = Path(__file__).with_suffix(".toml")
@@ -33,6 +35,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="name the rows and stop")
     parser.add_argument("--data-root", help="where the named sets lie")
     parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--selection", action="store_true", help="compare the rules of selection, over all rows")
     parser.add_argument("--runs", type=Path, default=Path("runs/accuracy"), help="(default: %(default)s)")
     options = parser.parse_args()
     names = [f"{pair}/{row}" for pair, entries in rows.items() for row in entries]
@@ -40,14 +43,23 @@ def main() -> None:
     if options.list or not wanted:
         sys.exit("\n".join(names))
     print(describe_machine(), flush=True)
+    runs: list[RunDir] = []
     for name in wanted:
         pair, row = name.split("/")
-        print(line(name, list(trained(pair, row, rows[pair][row], options))), flush=True)
+        of_row = list(trained(pair, row, rows[pair][row], options))
+        print(line(name, [read_record(run).result for run in of_row]), flush=True)
+        runs += of_row
+    if options.selection:
+        print(selection_table(runs))
 
 
-def trained(pair: str, row: str, settings: dict[str, Any], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """``result.json`` of each seed."""
-    overrides = {key: value for key, value in settings.items() if key not in ("preset", "method")}
+def trained(pair: str, row: str, settings: dict[str, Any], options: argparse.Namespace) -> Iterator[RunDir]:
+    """The finished run of each seed."""
+    overrides = {
+        key: value.format(data_root=options.data_root) if isinstance(value, str) else value
+        for key, value in settings.items()
+        if key not in ("preset", "method")
+    }
     for seed in range(options.seeds):
         run = RunDir(options.runs / f"{pair}-{row}-s{seed}")
         if not run.result.exists():
@@ -59,7 +71,7 @@ def trained(pair: str, row: str, settings: dict[str, Any], options: argparse.Nam
             began = time.perf_counter()
             fit(config, runs=options.runs, name=run.root.name)
             print(f"  {run.root.name}: {time.perf_counter() - began:.0f} s", flush=True)
-        yield json.loads(run.result.read_text(encoding="utf-8"))
+        yield run
 
 
 def line(name: str, results: list[dict[str, Any]]) -> str:
@@ -71,6 +83,23 @@ def line(name: str, results: list[dict[str, Any]]) -> str:
     }
     spread = "  ".join(f"{title} {mean_std(values)}" for title, values in numbers.items())
     return f"{name}: {spread}  {seconds:.0f} s  {[round(value, 4) for value in numbers['selected']]}"
+
+
+def selection_table(runs: list[RunDir]) -> str:
+    """For each rule the target accuracy that its choice lost against the best evaluation, in points, over the runs."""
+    lost: dict[str, list[float]] = {}
+    for run in runs:
+        record = read_record(run)
+        accuracy = {entry["step"]: entry["target_accuracy"] for entry in record.of_kind("eval")}
+        for rule, step in record.result["selection"]["choices"].items():
+            lost.setdefault(rule, []).append(100 * (max(accuracy.values()) - accuracy[step]))
+    return "\n".join(
+        ["| rule | mean loss | median | worst |", "|---|---|---|---|"]
+        + [
+            f"| {rule} | {np.mean(points):.1f} | {np.median(points):.1f} | {max(points):.1f} |"
+            for rule, points in sorted(lost.items(), key=lambda entry: np.mean(entry[1]))
+        ]
+    )
 
 
 def mean_std(values: list[float]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import click
 import pytest
+from command import done
 from project import ROOT, project_files
 
 from dann.cli import main
@@ -15,17 +16,13 @@ MACHINE_PATH = re.compile(r"(?<![\w.~])(/(work|home|root|Users)/|[A-Z]:\\Users\\
 LINK = re.compile(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)")
 
 
-def commands(group: click.Group, prefix: str = "dann") -> Iterator[tuple[str, click.Command]]:
-    """Every command that does something, with all the words one types to run it."""
+def commands(group: click.Group, prefix: str = "dann") -> Iterator[str]:
+    """All the words one types to run each command that does something."""
     for name, command in group.commands.items():
         if isinstance(command, click.Group):
             yield from commands(command, f"{prefix} {name}")
         else:
-            yield f"{prefix} {name}", command
-
-
-def help_of(words: str, command: click.Command) -> str:
-    return command.get_help(click.Context(command, info_name=words))
+            yield f"{prefix} {name}"
 
 
 def broken_links(markdown: str, folder: str) -> list[str]:
@@ -47,13 +44,13 @@ def test_a_broken_link_is_seen():
 
 
 def test_the_command_line_has_commands():
-    assert {"dann train", "dann export", "dann infer"} <= {words for words, _ in commands(main)}
+    assert {"dann train", "dann export", "dann infer"} <= set(commands(main))
 
 
-@pytest.mark.parametrize(("words", "command"), [pytest.param(*each, id=each[0]) for each in commands(main)])
-def test_every_command_is_in_the_readme_and_shows_an_example(words, command):
+@pytest.mark.parametrize("words", list(commands(main)))
+def test_every_command_is_in_the_readme_and_shows_an_example(words):
     assert re.search(rf"{words}\b", (ROOT / "README.md").read_text()), f"README never mentions `{words}`"
-    usage, _, rest = help_of(words, command).partition("\n")
+    usage, _, rest = done(*words.split()[1:], "--help").stdout.partition("\n")
     assert usage.startswith(f"Usage: {words} ")
     assert re.search(rf"^\s+(\$ )?{words}\b", rest, re.MULTILINE), f"`{words} --help` shows no example"
 

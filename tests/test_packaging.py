@@ -54,7 +54,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(dist):
 
 def test_the_wheel_holds_presets_methods_templates_type_markers_and_licence(dist):
     names = wheel_names(dist)
-    data = [name for name in project_files() if re.match(r"train/(presets|methods|templates)/", name)]
+    data = [name for name in project_files() if re.match(r"train/(presets|methods|reporting/templates)/", name)]
     assert len(data) > 10 and {f"dann/{name}" for name in data} <= names
     assert {f"dann/{folder}/py.typed" for folder in FOLDERS} <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)

@@ -246,11 +246,11 @@ class AugmentConfig:
     """Standard deviation of Gaussian pixel noise, of images in [0, 1]."""
 
     def __post_init__(self) -> None:
-        between("augment.shift", self.shift, 0.0, 0.5)
-        between("augment.scale", self.scale, 0.0, 0.9)
-        between("augment.rotate_deg", self.rotate_deg, 0.0, 180.0)
+        between("shift of [augment] or [second_view]", self.shift, 0.0, 0.5)
+        between("scale of [augment] or [second_view]", self.scale, 0.0, 0.9)
+        between("rotate_deg of [augment] or [second_view]", self.rotate_deg, 0.0, 180.0)
         for name in ("brightness", "contrast", "colour", "noise"):
-            between(f"augment.{name}", getattr(self, name), 0.0, 1.0)
+            between(f"{name} of [augment] or [second_view]", getattr(self, name), 0.0, 1.0)
 
 
 Criterion = Literal["last", "source-accuracy", "entropy", "im", "bnm", "snd", "dev"]

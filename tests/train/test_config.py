@@ -70,7 +70,7 @@ def test_file_overrides_preset_and_flags_override_both(tmp_path: Path):
     config = resolve("mnist-mnistm", file, {"batch_size": 4, "optimiser.momentum": 0.1})
     assert (config.epochs, config.batch_size) == (3, 4)
     assert (config.optimiser.lr, config.optimiser.momentum) == (0.5, 0.1)
-    assert config.optimiser.name == preset.optimiser.name == "sgd"
+    assert config.optimiser.name == preset.optimiser.name == "adam"
     assert (config.data, config.model) == (preset.data, preset.model)
 
 
