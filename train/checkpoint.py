@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from dann.infer.errors import DannError, UsageError
 
-FORMAT = "dann-checkpoint-2"
+_FORMATS = "dann-checkpoint-"
+FORMAT = f"{_FORMATS}2"
 NETWORK = "network"
 AVERAGED = "adaptation.averaged.module"
 """The averaged network, which is evaluated instead of the other where it is there."""
@@ -69,7 +70,8 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(path, framework="pt") as file:
             kind, _, text = (file.metadata() or {}).get("format", "").partition(" ")
             if kind != FORMAT:
-                raise DannError(f"{path} is a safetensors file but not a dann checkpoint; expected {FORMAT}")
+                what = f"of another version of dann ({kind})" if kind.startswith(_FORMATS) else "not a dann checkpoint"
+                raise DannError(f"{path} is a safetensors file, but {what}; expected {FORMAT}")
             about = json.loads(text)
             if not isinstance(about, dict) or not {"step", "classes"} <= about.keys():
                 raise ValueError("its header lacks the step or the classes")

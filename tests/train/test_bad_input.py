@@ -88,7 +88,7 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "truncated": (truncated, "is damaged"),
     "a pickle": (lambda content: b"\x80\x05}q\x00." * 100, "is damaged"),
     "another safetensors file": (foreign_header, "not a dann checkpoint"),
-    "of an older dann": (older_format, "not a dann checkpoint"),
+    "of an older dann": (older_format, "of another version of dann (dann-checkpoint-1)"),
 }
 COMMANDS = {"resume": ["train", "--resume"], "eval": ["eval", "--run"], "export": ["export", "--run"]}
 

@@ -141,7 +141,7 @@ def test_a_missing_checkpoint_is_a_wrong_request(tmp_path: Path):
 
 def test_another_safetensors_file_is_refused(tmp_path: Path):
     save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DannError, match="is a safetensors file but not a dann checkpoint"):
+    with pytest.raises(DannError, match="is a safetensors file, but not a dann checkpoint"):
         checkpoint.read(tmp_path / "other.safetensors")
 
 
