@@ -94,6 +94,10 @@ def export_run(
     sample = verify_sample(config, verify_data, images)
     reference = InferenceNetwork(trained, with_features=True)
     expected = outputs(reference, sample.images_NHWC)
+    if not all(np.isfinite(values).all() for values in expected.values()):
+        raise DannError(
+            f"the network of {run.root} gives no finite numbers: it has diverged; train with a smaller --lr"
+        )
     metadata = {"classes": _json(classes), "preprocess": _json(asdict(preprocess))}
 
     root = run.bundle if out is None else out

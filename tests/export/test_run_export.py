@@ -190,6 +190,18 @@ def test_failed_verdict_stops_the_export_and_keeps_the_earlier_bundle(
     assert list(tmp_path.iterdir()) == [earlier]
 
 
+def test_a_network_that_diverged_is_named_as_such(run: RunDir, exported: Exported, tmp_path: Path):
+    copy = RunDir(Path(shutil.copytree(run.root, tmp_path / "diverged")))
+    _, classes, network = load_trained(copy)
+    with torch.no_grad():
+        network.label_classifier[0].bias[0] = torch.nan
+    checkpoint.save_network(copy.selected, network, step=1, classes=classes)
+    earlier = Path(shutil.copytree(exported.root, tmp_path / "bundle"))
+    with pytest.raises(DannError, match="gives no finite numbers: it has diverged; train with a smaller --lr"):
+        export_run(copy, out=earlier, images=4)
+    assert content(earlier) == content(exported.root)
+
+
 @pytest.mark.parametrize("format", ["trt", "openvino", "triton"])
 def test_format_of_a_later_version_is_said_to_be_missing(run: RunDir, tmp_path: Path, format: str):
     with pytest.raises(UnavailableError, match=f"does not build '{format}'; it builds --format onnx"):
