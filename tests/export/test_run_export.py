@@ -194,7 +194,7 @@ def test_a_network_that_diverged_is_named_as_such(run: RunDir, exported: Exporte
     copy = RunDir(Path(shutil.copytree(run.root, tmp_path / "diverged")))
     _, classes, network = load_trained(copy)
     with torch.no_grad():
-        network.label_classifier[0].bias[0] = torch.nan
+        next(network.label_classifier.parameters()).fill_(torch.nan)
     checkpoint.save_network(copy.selected, network, step=1, classes=classes)
     earlier = Path(shutil.copytree(exported.root, tmp_path / "bundle"))
     with pytest.raises(DannError, match="gives no finite numbers: it has diverged; train with a smaller --lr"):
