@@ -5,9 +5,11 @@ Target labels are in the scores, which are only reported. Selection (:mod:`dann.
 of the source's, with the transforms of evaluation.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 
 from dann.train import detectors
@@ -20,7 +22,6 @@ from dann.train.domains import Domains
 from dann.train.evaluate import (
     DomainScores,
     Outputs,
-    batches,
     domain_scores,
     evaluation_subset,
     outputs,
@@ -29,6 +30,8 @@ from dann.train.evaluate import (
 )
 from dann.train.model import DomainAdversarialNetwork
 from dann.train.selection import LAST, Evidence, Selector, score_all, source_accuracy
+
+_ADABN_BATCH = 256
 
 Headline = dict[str, float | None]
 """``source_accuracy``, ``target_accuracy``, ``domain_accuracy``, and the ``step`` they were measured at."""
@@ -158,7 +161,15 @@ class Judge:
         return outputs(network, images, device=self._device, domain=domain)
 
     def _take_statistics(self, network: DomainAdversarialNetwork, images: ImageSet) -> None:
-        """AdaBN: those of the whole target, in evaluation mode but for batch normalisation."""
-        pixels = (to_float(torch.from_numpy(batch).to(self._device)) for batch in batches(images) if len(batch) > 1)
+        """AdaBN: those of the whole target, in evaluation mode but for batch normalisation.
+
+        The batches are random and equally large: a folder read in order gives one class at a time, and the variance
+        inside such batches is not that of the target.
+        """
+        if len(images) < 2:
+            return
+        order = np.random.default_rng(self._config.seed).permutation(len(images))
+        chunks = np.array_split(order, math.ceil(len(order) / _ADABN_BATCH))
+        pixels = (to_float(torch.from_numpy(images.read(chunk)).to(self._device)) for chunk in chunks)
         with evaluating(network):
             reestimate(network, pixels, lambda images_NCHW: network.features(images_NCHW, TARGET))

@@ -102,9 +102,7 @@ class TrainingStep(nn.Module):
             domain = self._domain_loss(source_ND, source_NK, target_ND, target_NK, lam, terms)
             terms.add("domain", 1.0, lambda: domain)
         with frozen_running_statistics(network):
-            terms.add(
-                "vat_source", pace.warmup * objectives.vat_source, partial(self._vat, source_NCHW, source_NK, SOURCE)
-            )
+            terms.add("vat_source", pace.warmup * objectives.vat_source, partial(self._vat, source_NCHW, SOURCE))
             self._add_target_terms(terms, batch, target_NK, state, pace)
             if objectives.adamatch:
                 self._add_adamatch(terms, batch, source_NK, target_NK, state, pace)
@@ -133,9 +131,7 @@ class TrainingStep(nn.Module):
         terms.add("mcc", warmup * objectives.mcc, lambda: target_outputs.mcc(logits_NK, objectives.mcc_temperature))
         terms.add("bnm", warmup * objectives.bnm, lambda: target_outputs.bnm(logits_NK))
         terms.add("class_balance", warmup * objectives.class_balance, lambda: target_outputs.class_balance(logits_NK))
-        terms.add(
-            "vat_target", warmup * objectives.vat_target, partial(self._vat, batch.target_views[0], logits_NK, TARGET)
-        )
+        terms.add("vat_target", warmup * objectives.vat_target, partial(self._vat, batch.target_views[0], TARGET))
         if objectives.mean_teacher:
             teacher_NK = state.teacher_logits(batch.target_views[1])
             loss, share = self_ensembling.confident_consistency(logits_NK, teacher_NK, objectives.confidence)
@@ -153,11 +149,14 @@ class TrainingStep(nn.Module):
             return adversarial.domain_loss(source_N, target_N, *weights)
         return adversarial.domain_loss(source_N, target_N)
 
-    def _vat(self, images_NCHW: Tensor, logits_NK: Tensor, domain: int) -> Tensor:
+    def _vat(self, images_NCHW: Tensor, domain: int) -> Tensor:
+        """Predicts the clean images anew: the step's own logits are half precision, or of a pass of both domains."""
         direction_NCHW = torch.randn_like(images_NCHW)
         predict = partial(self.network, domain=domain)
         with torch.autocast(images_NCHW.device.type, enabled=False):  # half precision loses the direction in its noise
-            return vat.vat_loss(predict, images_NCHW, logits_NK, direction_NCHW, radius=self.objectives.vat_radius)
+            with torch.no_grad():
+                clean_NK = predict(images_NCHW)
+            return vat.vat_loss(predict, images_NCHW, clean_NK, direction_NCHW, radius=self.objectives.vat_radius)
 
     def _interpolated(self, source_NCHW: Tensor, joint_NK: Tensor) -> Tensor:
         """AdaMatch's logits, on a random line between those of the joint pass and those of a pass by itself."""

@@ -164,6 +164,24 @@ def test_adabn_takes_the_statistics_of_the_whole_target(configure: Configure):
     assert [module.training for module in network.modules()] == modes
 
 
+def test_the_order_of_the_target_does_not_matter_to_adabn(configure: Configure):
+    """A folder is read class by class, so a batch in order holds one class: its variance is not the target's."""
+    config = configure({"adabn": True})
+    network = network_of(config)
+    pixels = np.random.default_rng(0).integers(0, 60, (600, 16, 16, 3), dtype=np.uint8)
+    pixels[300:] += 180  # the second class is bright
+    images = images_from_arrays(pixels, [str(i) for i in range(600)], PreprocessSpec(height=16, width=16))
+    Judge(config, replace(open_domains(config), unlabelled=images), CPU).judge(network, 1)
+
+    expected = network_of(config).eval()
+    reestimate(expected, [to_float(torch.from_numpy(pixels))], lambda x: expected.features(x, TARGET))
+    found, wanted = (
+        next(module for module in each.modules() if isinstance(module, DomainBatchNorm)) for each in (network, expected)
+    )
+    torch.testing.assert_close(found.running_mean[TARGET], wanted.running_mean[TARGET], rtol=0.01, atol=0.01)
+    torch.testing.assert_close(found.running_var[TARGET], wanted.running_var[TARGET], rtol=0.05, atol=0.0)
+
+
 # ---- warnings -----------------------------------------------------------------------------------------------------
 
 

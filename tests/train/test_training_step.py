@@ -104,9 +104,9 @@ class Passes:
         assert self.state.averaged is not None
         return copy.deepcopy(self.state.averaged.module).train()(images_NCHW, TARGET)
 
-    def vat(self, images_NCHW: Tensor, logits_NK: Tensor, domain: int) -> Tensor:
-        direction = torch.randn_like(images_NCHW)
-        return vat.vat_loss(partial(self.network, domain=domain), images_NCHW, logits_NK, direction, radius=1.75)
+    def vat(self, images_NCHW: Tensor, domain: int) -> Tensor:
+        direction, predict = torch.randn_like(images_NCHW), partial(self.network, domain=domain)
+        return vat.vat_loss(predict, images_NCHW, predict(images_NCHW), direction, radius=1.75)
 
 
 def _adamatch(passes: Passes) -> Tensor:
@@ -125,8 +125,8 @@ TERMS: dict[str, Callable[[Passes], Tensor]] = {
     "mcc": lambda passes: target_outputs.mcc(passes.target_NK, 2.5),
     "bnm": lambda passes: target_outputs.bnm(passes.target_NK),
     "class_balance": lambda passes: target_outputs.class_balance(passes.target_NK),
-    "vat_source": lambda passes: passes.vat(passes.batch.labelled_NCHW, passes.source_NK, SOURCE),
-    "vat_target": lambda passes: passes.vat(passes.target_NCHW, passes.target_NK, TARGET),
+    "vat_source": lambda passes: passes.vat(passes.batch.labelled_NCHW, SOURCE),
+    "vat_target": lambda passes: passes.vat(passes.target_NCHW, TARGET),
     "mean_teacher": lambda passes: self_ensembling.confident_consistency(
         passes.target_NK, passes.teacher(passes.second_NCHW), 0.4
     )[0],
@@ -187,6 +187,16 @@ def test_an_objective_that_is_warmed_up_to_nothing_is_not_there(name: str, batch
     for parameter, other in zip(network.parameters(), plain.parameters(), strict=True):
         assert (parameter.grad is None) == (other.grad is None)
         assert parameter.grad is None or torch.equal(parameter.grad, other.grad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("bn", ["shared", "split"])
+def test_vat_is_nothing_where_the_images_hardly_move(bn: str, half: bool, batch: StepInput):
+    """Both predictions that it compares are of the same pass: neither a joint one, nor one in half precision."""
+    objectives = {**NO_ADVERSARY, "vat_source": 1.0, "vat_target": 1.0, "vat_radius": 1e-3}
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        values = step(network_of(bn), batch, objectives).values
+    assert values["vat_source_loss"] < 1e-6 and values["vat_target_loss"] < 1e-6
 
 
 def test_all_objectives_together_are_their_weighted_sum(batch: StepInput):
