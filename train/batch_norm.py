@@ -110,8 +110,8 @@ def frozen_running_statistics(network: nn.Module) -> Iterator[None]:
 def reestimate(network: nn.Module, batches: Iterable[Tensor], forward: Callable[[Tensor], object]) -> None:
     """Take the running statistics anew: the mean over ``batches`` of their statistics, of the domain ``forward`` runs.
 
-    AdaBN (Li et al., arXiv 1603.04779). ``batches`` are inputs of ``forward``, one pass each: random ones of equal size,
-    or the mean of their variances is not the variance of all.
+    AdaBN (Li et al., arXiv 1603.04779). ``batches`` are inputs of ``forward``, one pass each: random ones of equal
+    size, or the mean of their variances is not the variance of all.
     """
     layers = list(_layers(network))
     before = [(layer.training, layer.momentum) for layer in layers]

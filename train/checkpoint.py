@@ -2,13 +2,14 @@
 
 Tensors are named ``network.*``, ``adaptation.*`` and ``optimiser.<parameter>.<entry>``; the JSON beside them (step,
 optimiser settings, loss scale, classes, progress of selection) sits in the file's own header, so one atomic rename
-replaces all of it together. There is no random state: all that is random in a step is a function of the seed and the
-step.
+replaces all of it together. The header also has the SHA-256 of the tensors, which is checked when they are read. There
+is no random state: all that is random in a step is a function of the seed and the step.
 
 ``last.safetensors`` holds everything; ``selected.safetensors`` only the network that selection chose.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from dann.infer.errors import DannError, UsageError
 
 _FORMATS = "dann-checkpoint-"
-FORMAT = f"{_FORMATS}2"
+FORMAT = f"{_FORMATS}3"
 NETWORK = "network"
 AVERAGED = "adaptation.averaged.module"
 """The averaged network, which is evaluated instead of the other where it is there."""
@@ -30,7 +31,7 @@ AVERAGED = "adaptation.averaged.module"
 
 def save_network(path: Path, network: nn.Module, *, step: int, classes: tuple[str, ...]) -> None:
     """Write the network alone, whole or not at all."""
-    _write(path, _named("network", network), {"step": step, "classes": classes})
+    write(path, _named("network", network), {"step": step, "classes": classes})
 
 
 def save(
@@ -59,7 +60,7 @@ def save(
         "scaler": scaler.state_dict(),
         "progress": progress,
     }
-    _write(path, tensors, about)
+    write(path, tensors, about)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -73,11 +74,39 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 what = f"of another version of dann ({kind})" if kind.startswith(_FORMATS) else "not a dann checkpoint"
                 raise DannError(f"{path} is a safetensors file, but {what}; expected {FORMAT}")
             about = json.loads(text)
-            if not isinstance(about, dict) or not {"step", "classes"} <= about.keys():
-                raise ValueError("its header lacks the step or the classes")
-            return about, {key: file.get_tensor(key) for key in file.keys()}
+            if not isinstance(about, dict) or not {"step", "classes", "sha256"} <= about.keys():
+                raise ValueError("its header lacks the step, the classes or the digest")
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            if about.pop("sha256") != _digest(tensors):
+                raise ValueError("its tensors are not those that were written (their SHA-256 is another)")
+            return about, tensors
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise DannError(f"{path} is damaged: {error}; train again or resume from another checkpoint") from error
+
+
+def write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Write what :func:`read` gives back, whole or not at all; ``about`` is JSON with ``step`` and ``classes``."""
+    part = path.with_name(path.name + ".part")
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+        header = json.dumps({**about, "sha256": _digest(contiguous)})
+        # one entry, since safetensors writes several in an order of chance, and equal states are to be equal files
+        save_file(contiguous, part, metadata={"format": f"{FORMAT} {header}"})
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())  # the rename must not reach the disk before the content does
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        kept = " (the previous one is kept)" if path.exists() else ""
+        raise DannError(f"the checkpoint {path} could not be written: {error}{kept}") from error
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether the safetensors file at ``path`` is of dann, of whatever version; raises :class:`SafetensorError`."""
+    with safe_open(path, framework="pt") as file:
+        return (file.metadata() or {}).get("format", "").startswith(_FORMATS)
 
 
 def load(module: nn.Module, name: str, tensors: dict[str, Tensor], path: Path) -> None:
@@ -124,18 +153,10 @@ def _named(name: str, module: nn.Module) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for key, value in module.state_dict().items()}
 
 
-def _write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        # one entry, since safetensors writes several in an order of chance, and equal states are to be equal files
-        save_file(contiguous, part, metadata={"format": f"{FORMAT} {json.dumps(about)}"})
-        with open(part, "rb") as file:
-            os.fsync(file.fileno())  # the rename must not reach the disk before the content does
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        kept = " (the previous one is kept)" if path.exists() else ""
-        raise DannError(f"the checkpoint {path} could not be written: {error}{kept}") from error
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes, whatever the order of the tensors, which are contiguous."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

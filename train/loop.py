@@ -122,7 +122,8 @@ def _begin(config: TrainConfig, domains: Domains, on_message: OnMessage) -> Doma
     """The network as training finds it."""
     network = build_network(config, len(domains.classes))
     if config.init_from is not None:
-        for line in initialise(network, Path(config.init_from)).lines():
+        options = {"classes": domains.classes, "of_classes": network.of_classes}
+        for line in initialise(network, Path(config.init_from), **options).lines():
             on_message(line)
     freeze(network, config.optimiser.freeze)
     return network

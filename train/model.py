@@ -53,6 +53,12 @@ class DomainAdversarialNetwork(nn.Module):
             per_domain(self, shared_affine=config.bn == "split")
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # pixels come as N, H, W, C
 
+    @property
+    def of_classes(self) -> tuple[str, ...]:
+        """What the names of those tensors begin with that mean something for these classes only."""
+        last_layer = f"label_classifier.{len(self.label_classifier) - 1}."
+        return (last_layer,) if self.conditioning is None else (last_layer, "conditioning.", "domain_classifier.")
+
     def forward(self, images_NCHW: Tensor, domain: int = TARGET) -> Tensor:
         """Label logits (N, K)."""
         return self.label_classifier(self.features(images_NCHW, domain))

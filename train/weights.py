@@ -7,15 +7,17 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dann.infer.errors import DannError, UsageError
+from dann.train import checkpoint
 from dann.train.checkpoint import AVERAGED, NETWORK
 from dann.train.run_dir import RunDir
 
@@ -41,10 +43,12 @@ class Account:
     """In both, with another shape: name, shape in the file, shape in the network. They stay as they were."""
     unused: tuple[str, ...]
     """In the file alone."""
+    of_other_classes: tuple[str, ...] = ()
+    """In both, with a meaning for the classes of the file only. They stay as they were."""
 
     def lines(self) -> list[str]:
         """The account for people: a line for each part of the network, and one for what the file holds besides."""
-        names = [*self.loaded, *(name for name, *_ in self.mismatched), *self.kept]
+        names = [*self.loaded, *(name for name, *_ in self.mismatched), *self.of_other_classes, *self.kept]
         parts = Counter(_part(name) for name in names)
         lines = [self._line(part, total) for part, total in parts.items()]
         if self.unused:
@@ -59,6 +63,9 @@ class Account:
         wrong = [entry for entry in self.mismatched if _part(entry[0]) == part]
         if wrong:
             line += f"; {_differences(wrong)}"
+        others = sum(_part(name) == part for name in self.of_other_classes)
+        if others:
+            line += f"; {others} left out, being for other classes"
         if missing:
             line += f"; {missing} not in the file"
         return line
@@ -74,11 +81,20 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises :class:`UsageError` where there is no such file or it holds something else, :class:`DannError` where it is
     damaged or would have to be unpickled.
     """
-    file = _weight_file(path)
-    content = _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """The tensors, and the classes that they are for, where the file says so."""
+    file, classes = _weight_file(path), None
+    if file.suffix == ".safetensors":
+        content, classes = _read_safetensors(file)
+    else:
+        content = _read_torch(file)
     if not isinstance(content, dict) or not content or not all(isinstance(entry, Tensor) for entry in content.values()):
         raise UsageError(f"weights {str(file)!r} hold something other than named tensors; save network.state_dict()")
-    return {str(name).replace("_orig_mod.", "").removeprefix("module."): tensor for name, tensor in content.items()}
+    tensors = {str(name).replace("_orig_mod.", "").removeprefix("module."): value for name, value in content.items()}
+    return tensors, classes
 
 
 def load_backbone(network: nn.Module, file: Path) -> None:
@@ -99,15 +115,23 @@ def load_backbone(network: nn.Module, file: Path) -> None:
     network.load_state_dict(fitting, strict=False)
 
 
-def initialise(network: nn.Module, file: Path) -> Account:
+def initialise(
+    network: nn.Module, file: Path, *, classes: tuple[str, ...] | None = None, of_classes: tuple[str, ...] = ()
+) -> Account:
     """Copy every tensor of ``file`` that ``network`` has by the same name and shape; all others stay as they are.
 
     The file's names may be those inside one part of the network, as a plain torchvision state dict's are: they are then
-    taken as that part's. Batch normalisation fits whether or not it is kept per domain. Raises :class:`UsageError`
-    where nothing fits, and what :func:`read_weights` does.
+    taken as that part's. Batch normalisation fits whether or not it is kept per domain. Of a checkpoint for other
+    classes than ``classes`` the tensors whose names begin with one of ``of_classes`` are left out, whatever their
+    shape. Raises :class:`UsageError` where nothing fits, and what :func:`read_weights` does.
     """
-    given, wanted = read_weights(file), network.state_dict()
-    fitting, account = _match(given, wanted, _prefix(given, wanted))
+    (given, theirs), wanted = _read(file), network.state_dict()
+    others = () if theirs is None or theirs == classes else of_classes
+    left_out = tuple(name for name in wanted if name in given and name.startswith(others))
+    taken = {name: tensor for name, tensor in given.items() if name not in left_out}
+    fitting, account = _match(taken, wanted, _prefix(taken, wanted))
+    kept = tuple(name for name in account.kept if name not in left_out)
+    account = replace(account, kept=kept, of_other_classes=left_out)
     if not account.loaded:
         raise UsageError(
             f"nothing in {str(file)!r} fits this network: the file begins with {_first(given)}, the network with "
@@ -128,17 +152,18 @@ def _weight_file(path: Path) -> Path:
     return path
 
 
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """The tensors, and of a checkpoint of dann the classes."""
     try:
-        with safe_open(file, framework="pt") as opened:
-            ours = (opened.metadata() or {}).get("format", "").startswith("dann-checkpoint")
-            for part in _EVALUATED if ours else ("",):
-                names = [name for name in opened.keys() if name.startswith(part)]
-                tensors |= {name.removeprefix(part): opened.get_tensor(name) for name in names}
+        if not checkpoint.is_checkpoint(file):
+            return load_file(file), None
     except (SafetensorError, OSError) as error:
         raise DannError(f"weights {str(file)!r} cannot be read: {error}") from error
-    return tensors
+    about, stored = checkpoint.read(file)
+    tensors: dict[str, Tensor] = {}
+    for part in _EVALUATED:
+        tensors |= {name.removeprefix(part): value for name, value in stored.items() if name.startswith(part)}
+    return tensors, tuple(about["classes"])
 
 
 def _read_torch(file: Path) -> Any:

@@ -83,10 +83,15 @@ def older_format(content: bytes) -> bytes:
     return content.replace(checkpoint.FORMAT.encode(), b"dann-checkpoint-1")
 
 
+def one_bit_flipped(content: bytes) -> bytes:
+    return content[:-9] + bytes([content[-9] ^ 16]) + content[-8:]
+
+
 DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda content: b"", "is damaged"),
     "truncated": (truncated, "is damaged"),
     "a pickle": (lambda content: b"\x80\x05}q\x00." * 100, "is damaged"),
+    "a flipped bit": (one_bit_flipped, "its tensors are not those that were written"),
     "another safetensors file": (foreign_header, "not a dann checkpoint"),
     "of an older dann": (older_format, "of another version of dann (dann-checkpoint-1)"),
 }
@@ -238,7 +243,7 @@ def test_weights_with_nan_train_nothing(weights_with_nan: Path, data: list[str],
 def test_a_checkpoint_with_nan_goes_no_further(command: str, said: str, run: RunDir, runs: Path):
     about, tensors = checkpoint.read(run.last)
     tensors["network.label_classifier.0.weight"][0, 0] = torch.nan
-    save_file(tensors, run.last, metadata={"format": f"{checkpoint.FORMAT} {json.dumps(about)}"})
+    checkpoint.write(run.last, tensors, about)
     before = run.last.read_bytes()
     refused(dann(*COMMANDS[command], "mine", "--runs", runs), 1, said)
     assert not run.bundle.exists()

@@ -164,6 +164,21 @@ def test_a_truncated_or_foreign_file_is_refused(tmp_path: Path):
             checkpoint.read(path)
 
 
+def test_equal_states_are_equal_files_and_a_changed_one_is_told(tmp_path: Path):
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    for path in (one, other):
+        State(steps=2).save(path)
+    content = bytearray(one.read_bytes())
+    assert content == other.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")  # of the tensors
+    for place in (start, (start + len(content)) // 2, len(content) - 1):
+        content[place] ^= 1
+        other.write_bytes(content)
+        with pytest.raises(DannError, match="is damaged: its tensors are not those that were written"):
+            checkpoint.read(other)
+        content[place] ^= 1
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path):
     path = tmp_path / "last.safetensors"
     State(width=0.2).save(path)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dann.infer.errors import DannError, UsageError
 from dann.train.backbones import build_backbone
 from dann.train.batch_norm import SOURCE, TARGET
+from dann.train.checkpoint import write
 from dann.train.model import DomainAdversarialNetwork
 from dann.train.settings import ModelConfig
 from dann.train.weights import Account, initialise, load_backbone, read_weights
@@ -24,6 +25,7 @@ def save_contiguous(tensors: dict[str, Tensor], path: Path, metadata: dict[str, 
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
 
 
+CLASSES = ("bus", "car", "van")
 BatchNorm = Literal["split", "domain"]
 SAVERS: dict[str, Callable[[dict[str, Tensor], Path], None]] = {
     "weights.safetensors": save_contiguous,
@@ -37,19 +39,23 @@ def backbone(seed: int = 0, name: str = "conv6", *, width: float = 0.1) -> nn.Mo
     return build_backbone(ModelConfig(backbone=name, width=width))
 
 
-def adversarial(seed: int = 0, *, classes: int = 3, bn: BatchNorm | None = None) -> DomainAdversarialNetwork:
+def adversarial(
+    seed: int = 0, *, classes: int = 3, bn: BatchNorm | None = None, conditional: bool = False
+) -> DomainAdversarialNetwork:
     torch.manual_seed(seed)
     config = ModelConfig(backbone="conv6", width=0.1, label_hidden=(6,), domain_hidden=(5,), bn=bn or "split")
-    return DomainAdversarialNetwork(config, classes=classes, height=8, width=8, two_domains=bn is not None)
+    sides: dict[str, bool] = {"two_domains": bn is not None, "conditional": conditional}
+    return DomainAdversarialNetwork(config, classes=classes, height=8, width=8, **sides)
 
 
-def checkpoint(path: Path, network: nn.Module, averaged: nn.Module | None = None) -> Path:
+def checkpoint(
+    path: Path, network: nn.Module, averaged: nn.Module | None = None, classes: tuple[str, ...] = CLASSES
+) -> Path:
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     if averaged is not None:
         tensors |= {f"adaptation.averaged.module.{name}": tensor for name, tensor in averaged.state_dict().items()}
     tensors |= {"optimiser.0.momentum_buffer": torch.zeros(2), "rng.cpu": torch.get_rng_state()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_contiguous(tensors, path, {"format": "dann-checkpoint-2", "dann": "{}"})
+    write(path, tensors, {"step": 1, "classes": classes})
     return path
 
 
@@ -117,12 +123,12 @@ class Touch:
 
 def test_pickled_objects_are_refused_without_running_them(tmp_path: Path):
     file = tmp_path / "module.pth"
-    for write in (
+    for save in (
         lambda: torch.save(backbone(), file),
         lambda: torch.save({"weight": torch.ones(1), "extra": Touch(tmp_path / "ran")}, file),
         lambda: file.write_bytes(pickle.dumps(Touch(tmp_path / "ran"), protocol=4)),
     ):
-        write()
+        save()
         with warnings.catch_warnings(record=True, action="always") as seen:
             with pytest.raises(DannError, match="only named tensors are read: save network.state_dict") as caught:
                 read_weights(file)
@@ -223,6 +229,35 @@ def test_other_classes_keep_only_the_last_layer_from_loading(tmp_path: Path):
         "label_classifier: 2 of 4 tensors loaded; "
         "label_classifier.3.weight is (31, 6) in the file, (3, 6) here (the first of 2 that differ)"
     )
+
+
+@pytest.mark.parametrize("theirs", [("car", "bus", "van"), ("a", "b", "c")])
+def test_layers_for_other_classes_are_left_out_although_they_fit(theirs: tuple[str, ...], tmp_path: Path):
+    source, network = adversarial(1), adversarial(2)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    file = checkpoint(tmp_path / "a.safetensors", source, classes=theirs)
+    account = initialise(network, file, classes=CLASSES, of_classes=network.of_classes)
+    last = ("label_classifier.3.weight", "label_classifier.3.bias")
+    assert account.of_other_classes == last and not set(last) & {*account.loaded, *account.kept, *account.unused}
+    assert_same(
+        network.state_dict(), {name: (before if name in last else source.state_dict())[name] for name in before}
+    )
+    assert account.lines()[1] == "label_classifier: 2 of 4 tensors loaded; 2 left out, being for other classes"
+
+
+def test_a_domain_classifier_that_sees_the_classes_is_left_out_with_them(tmp_path: Path):
+    source, network = adversarial(1, conditional=True), adversarial(2, conditional=True)
+    file = checkpoint(tmp_path / "a.safetensors", source, classes=("a", "b", "c"))
+    account = initialise(network, file, classes=CLASSES, of_classes=network.of_classes)
+    assert {name.partition(".")[0] for name in account.of_other_classes} >= {"label_classifier", "domain_classifier"}
+    assert account.lines()[-1].startswith("domain_classifier: 0 of 4 tensors loaded; 4 left out")
+
+
+def test_layers_for_the_same_classes_are_taken(tmp_path: Path):
+    source, network = adversarial(1), adversarial(2)
+    file = checkpoint(tmp_path / "a.safetensors", source)
+    initialise(network, file, classes=CLASSES, of_classes=network.of_classes)
+    assert_same(network.state_dict(), source.state_dict())
 
 
 def test_a_torchvision_state_dict_fills_the_backbone(tmp_path: Path):
