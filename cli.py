@@ -462,6 +462,8 @@ def compare(
             on_message=progress.message,
         )
     click.echo(comparison.to_markdown())
+    if comparison.failures:
+        raise DannError(f"{len(comparison.failures)} of the runs failed, the first: {comparison.failures[0]}")
 
 
 @main.command()

@@ -4,9 +4,11 @@ Target labels are structurally absent from adaptation: the target is an :class:`
 ``target``, the oracle, opens the target with labels, and then nothing else is trained on.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dann.infer.errors import UsageError
 from dann.train.data import (
@@ -50,6 +52,34 @@ class Domains:
             *(s.images for s in (self.source_test, self.target_test) if s),
         ]
         return list(dict.fromkeys(entry for images in sets if images is not None for entry in images.skipped))
+
+    def record(self) -> dict[str, Any]:
+        """What ``config.json`` keeps of the data: enough to tell whether a resumed run still sees the same."""
+        labelled = {"labelled": self.labelled, "source_test": self.source_test, "target_test": self.target_test}
+        data = {
+            name: {
+                "images": len(found),
+                "fingerprint": found.images.fingerprint(),
+                "labels": hashlib.sha256(found.labels.tobytes()).hexdigest(),
+            }
+            for name, found in labelled.items()
+            if found is not None
+        }
+        if self.unlabelled is not None:
+            data["unlabelled"] = {"images": len(self.unlabelled), "fingerprint": self.unlabelled.fingerprint()}
+        return {"classes": list(self.classes), "data": data, "simulated": self.simulated}
+
+    def changed_since(self, recorded: dict[str, Any]) -> list[str]:
+        """What is no longer as :meth:`record` had it, for people: ``unlabelled (40 images, now 41)``."""
+        before, now = dict(recorded.get("data", {})), self.record()
+        changed = [] if recorded.get("classes") == now["classes"] else ["the classes"]
+        for name in dict.fromkeys([*before, *now["data"]]):
+            then, here = before.get(name), now["data"].get(name)
+            if then != here:
+                counts = [f"{each['images']} images" if each else "none" for each in (then, here)]
+                what = f"{counts[0]}, now {counts[1]}" if counts[0] != counts[1] else "content or labels differ"
+                changed.append(f"{name} ({what})")
+        return changed
 
 
 def specs(data: DataConfig) -> tuple[str, str | None, str | None]:

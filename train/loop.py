@@ -78,7 +78,7 @@ def fit(
         root = ""
         if world.first:
             run = create_run(runs, name, default_name)
-            run.write_config(located(config), {**_about(domains), "processes": world.size})
+            run.write_config(located(config), {**domains.record(), "processes": world.size})
             root = str(run.root)
         run = RunDir(Path(world.text_of_first(root)))
         return _Training(config, domains, network, run, device, world).go(on_step, on_message)
@@ -100,10 +100,10 @@ def resume(
                 "its batches would have another size; resume it under torchrun as it was begun"
             )
         domains = open_domains(config)
-        if _about(domains) != about_data(about):
+        changed = domains.changed_since(about)
+        if changed:
             raise DannError(
-                f"the data of {run.root} changed since the run began (classes, numbers of images or content differ); "
-                "restore it, or train anew"
+                f"the data of {run.root} changed since the run began: {', '.join(changed)}; restore it, or train anew"
             )
         begun = run.last.is_file()
         network = _begin(from_scratch(config) if begun else config, domains, on_message)
@@ -461,19 +461,3 @@ def _interrupted(number: int, step: int, total: int, run: RunDir) -> Interrupted
         f"Continue with: dann train --resume {run.root}",
         code,
     )
-
-
-def _about(domains: Domains) -> dict[str, Any]:
-    """What ``config.json`` records about the data: enough to tell whether a resumed run still sees the same."""
-    sets = {"labelled": domains.labelled.images, "unlabelled": domains.unlabelled}
-    data = {
-        name: {"images": len(images), "fingerprint": images.fingerprint()}
-        for name, images in sets.items()
-        if images is not None
-    }
-    return {"classes": list(domains.classes), "data": data, "simulated": domains.simulated}
-
-
-def about_data(about: dict[str, Any]) -> dict[str, Any]:
-    """The part of ``config.json`` that describes the data."""
-    return {key: about.get(key) for key in ("classes", "data", "simulated")}

@@ -3,23 +3,30 @@
 import contextlib
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from dann.infer.errors import DannError
+from dann.infer.results import WholeFile
 
 
 class MetricsLog:
-    """An open log. Resuming at ``step`` first drops the lines of later steps, which are about to be done again."""
+    """An open log. Resuming at ``step`` first drops the lines of later steps, which are about to be done again.
+
+    Raises :class:`DannError`, here and in :meth:`write`, where the disk takes no more.
+    """
 
     def __init__(self, jsonl: Path, tensorboard: Path, *, step: int = 0):
-        if jsonl.exists():
-            _drop_after(jsonl, step)
-        self._jsonl = open(jsonl, "a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(tensorboard), purge_step=step + 1)
+        try:
+            if jsonl.exists():
+                _drop_after(jsonl, step)
+            self._jsonl = open(jsonl, "a", encoding="utf-8")
+            self._tensorboard = SummaryWriter(str(tensorboard), purge_step=step + 1)
+        except OSError as error:
+            file = error.filename or jsonl
+            raise DannError(f"{file} cannot be written: {error.strerror}; nothing was changed") from error
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """One line, and a point on each TensorBoard curve ``kind/name``; tables are a curve each, ``None`` no point."""
@@ -79,6 +86,5 @@ def _drop_after(jsonl: Path, step: int) -> None:
                 kept.append(line)
         except (ValueError, KeyError):
             continue  # the torn last line of a killed run
-    part = jsonl.with_name(jsonl.name + ".part")
-    part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-    os.replace(part, jsonl)
+    with WholeFile(jsonl) as file:
+        file.write("".join(line + "\n" for line in kept))

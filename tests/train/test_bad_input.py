@@ -291,6 +291,17 @@ def test_when_the_disk_is_full_the_previous_checkpoint_survives(largest_bytes: i
     assert os.listdir(run.last.parent) == ["last.safetensors"]
 
 
+def test_a_run_is_not_resumed_onto_a_full_disk_and_not_harmed(run: RunDir, runs: Path):
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))"
+    before = files(runs)
+    ran = outcome(start("train", "--resume", "mine", "--runs", str(runs), "--quiet", before=full))
+    assert (ran.exit_code, ran.stdout, ran.stderr.count("\n")) == (1, "", 1), ran
+    assert "cannot be written" in ran.stderr
+    assert {name: content for name, content in files(runs).items() if "tfevents" not in name} == {
+        name: content for name, content in before.items() if "tfevents" not in name
+    }
+
+
 # ---- SIGTERM ------------------------------------------------------------------------------------------------------
 
 

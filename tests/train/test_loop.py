@@ -442,8 +442,38 @@ def test_a_run_whose_data_changed_is_not_resumed(
         fit(configure({"data.target": str(tmp_path / "target.npz")}), runs=runs, name="mine", on_step=stop_at(2))
     pixels[0, 0, 0, 0] ^= 1
     np.savez(tmp_path / "target.npz", x=pixels)
-    with pytest.raises(DannError, match="the data of .* changed since the run began"):
+    with pytest.raises(
+        DannError, match=r"the data of .* changed since .* began: unlabelled \(content or labels differ\);"
+    ):
         resume(find_run("mine", runs))
+
+
+@pytest.mark.parametrize("role", ["source", "test"])
+def test_a_run_whose_labels_changed_is_not_resumed(
+    role: str, configure: Configure, runs: Path, tmp_path: Path, sets: dict[str, str]
+):
+    with np.load(sets[role]) as stored:
+        content = dict(stored)
+    file = tmp_path / "changing.npz"
+    np.savez(file, **content)
+    with pytest.raises(Interrupted):
+        fit(configure({f"data.{role}": str(file)}), runs=runs, name="mine", on_step=stop_at(2))
+    content["y"] = 1 - content["y"]
+    np.savez(file, **content)
+    named = {"source": "labelled", "test": "target_test"}[role]
+    with pytest.raises(DannError, match=rf"changed since the run began: {named} \(content or labels differ\)"):
+        resume(find_run("mine", runs))
+
+
+def test_images_that_came_and_went_are_counted(configure: Configure, sets: dict[str, str]):
+    before = open_domains(configure()).record()
+    fewer = open_domains(configure({"data.holdout": 0.25, "data.test": None}))
+    assert fewer.changed_since(before) == [
+        "labelled (24 images, now 18 images)",
+        "target_test (20 images, now none)",
+        "source_test (none, now 6 images)",
+    ]
+    assert open_domains(configure()).changed_since(before) == []
 
 
 class Killed(Exception):
@@ -631,7 +661,11 @@ def test_a_run_is_complete_and_the_latest(finished: TrainResult, runs: Path, con
     config, about = run.read_config()
     assert config == configure()
     assert about["classes"] == ["across", "upright"]
-    assert {name: entry["images"] for name, entry in about["data"].items()} == {"labelled": 24, "unlabelled": 40}
+    assert {name: entry["images"] for name, entry in about["data"].items()} == {
+        "labelled": 24,
+        "unlabelled": 40,
+        "target_test": 20,
+    }
 
 
 def test_the_trained_network_is_rebuilt_from_its_folder(finished: TrainResult, configure: Configure):

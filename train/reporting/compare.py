@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from dann.infer.errors import Interrupted, UsageError
+from dann.infer.errors import DannError, Interrupted, UsageError
 from dann.infer.results import WholeFile
 from dann.train.config import with_method
 from dann.train.distributed import started_by_torchrun
@@ -22,7 +22,7 @@ from dann.train.domains import draw_missing_cars, located, open_domains
 from dann.train.loop import OnStep, fit, resume
 from dann.train.machine import describe_machine
 from dann.train.reporting.compare_figure import figure_svg
-from dann.train.reporting.compare_table import Cell, Comparison, Row, read_cell
+from dann.train.reporting.compare_table import Cell, Comparison, Row, failed_cell, read_cell
 from dann.train.run_dir import RUNS, RunDir, write_json
 from dann.train.settings import TrainConfig
 
@@ -56,6 +56,7 @@ def compare(
     row that is trained on target labels is left out where there are none. ``on_step`` counts within each run,
     ``on_message`` says which one it is; ``command`` is what was typed, for the record.
 
+    A run that fails (that diverges, for one) leaves a dash, its reason in the notes, and the others go on.
     Raises :class:`UsageError` where the target cannot be tested on, or the folder holds runs with other settings;
     :class:`Interrupted` after SIGINT or SIGTERM, the state of the current run being saved then.
     """
@@ -121,13 +122,20 @@ def _rows(
     wanted = [(plan, seed) for seed in seeds for plan in plans]  # a seed is complete before the next one begins
     for number, (plan, seed) in enumerate(wanted, start=1):
         on_message(f"run {number} of {len(wanted)}: {plan.title}, seed {seed}")
-        run = _finished(RunDir(root / f"{plan.key}-s{seed}"), replace(plan.config, seed=seed), on_step, on_message)
-        cells[plan.key].append(read_cell(run, seed))
+        run = RunDir(root / f"{plan.key}-s{seed}")
+        try:
+            _finish(run, replace(plan.config, seed=seed), on_step, on_message)
+            cells[plan.key].append(read_cell(run, seed))
+        except DannError as error:
+            if error.exit_code != DannError.exit_code:
+                raise
+            on_message(f"failed: {error}")
+            cells[plan.key].append(failed_cell(run, seed, str(error)))
     return tuple(Row(title=plan.title, mode=plan.config.mode, cells=tuple(cells[plan.key])) for plan in plans)
 
 
-def _finished(run: RunDir, config: TrainConfig, on_step: OnStep, on_message: OnMessage) -> RunDir:
-    """``run``, read, resumed or trained: whichever it takes."""
+def _finish(run: RunDir, config: TrainConfig, on_step: OnStep, on_message: OnMessage) -> None:
+    """Train or resume ``run``, unless it is finished."""
     if run.config.exists():
         _check_settings(run, config)
     elif run.root.is_dir() and not set(os.listdir(run.root)) - {"config.json.part"}:
@@ -140,7 +148,6 @@ def _finished(run: RunDir, config: TrainConfig, on_step: OnStep, on_message: OnM
     except Interrupted as stopped:
         message = f"stopped in {run.root}, whose state is saved; the same command goes on from there"
         raise Interrupted(message, stopped.exit_code) from stopped
-    return run
 
 
 def _check_settings(run: RunDir, config: TrainConfig) -> None:

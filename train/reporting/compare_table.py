@@ -2,7 +2,7 @@
 
 A row is one thing that was trained, a cell one run of it: the same seeds in the same order in every row. A value is
 the mean over the seeds, ± the sample standard deviation (n − 1) where there is more than one. ``None`` is a number that
-could not be measured, and makes a dash of every mean that it would be part of.
+could not be measured (for one, because the run failed), and makes a dash of every mean that it would be part of.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,7 +29,7 @@ class Checkpoint(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One finished run."""
+    """One run."""
 
     seed: int
     run: str
@@ -50,7 +50,9 @@ class Cell:
     simulated: bool
     """Whether the target photos are simulated ones."""
     raw: dict[str, Any]
-    """``result.json`` and the evaluations as they were written."""
+    """``result.json`` and the evaluations as they were written; or the ``failure``."""
+    failure: str | None = None
+    """Why there is no result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,11 @@ class Comparison:
         return next((row for row in self.rows if row.mode == "target"), None)
 
     @property
+    def failures(self) -> list[str]:
+        """What became of the runs that have no result."""
+        return [f"{cell.run} failed: {cell.failure}" for row in self.rows for cell in row.cells if cell.failure]
+
+    @property
     def simulated(self) -> bool:
         return any(cell.simulated for row in self.rows for cell in row.cells)
 
@@ -114,7 +121,7 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """The tables, and how they were made."""
-        parts = [f"# {self.name}", _accuracy_table(self), _legend(self), *self.notes]
+        parts = [f"# {self.name}", _accuracy_table(self), _legend(self), *self.notes, *self.failures]
         if any(cell.recall for row in self.rows for cell in row.cells):
             parts += ["## Target recall per class", _recall_table(self)]
         parts += ["## What each criterion would have selected", _selection_table(self)]
@@ -128,6 +135,7 @@ class Comparison:
             "seeds": self.seeds,
             "simulated_target": self.simulated,
             "notes": list(self.notes),
+            "failures": self.failures,
             "machine": self.machine,
             "date": self.date,
             "command": self.command,
@@ -169,6 +177,25 @@ def read_cell(run: RunDir, seed: int) -> Cell:
             f"the results in {run.root} are damaged, or an older dann wrote them ({error!r}); "
             "delete that folder and compare again"
         ) from error
+
+
+def failed_cell(run: RunDir, seed: int, failure: str) -> Cell:
+    """The cell of a run that ended without a result."""
+    nothing = Checkpoint(0, None, None)
+    return Cell(
+        seed=seed,
+        run=run.root.name,
+        last=nothing,
+        selected=nothing,
+        best=None,
+        criterion="",
+        choices={},
+        target_at={},
+        recall={},
+        simulated=False,
+        raw={"failure": failure},
+        failure=failure,
+    )
 
 
 def _checkpoint(values: dict[str, Any]) -> Checkpoint:
@@ -213,7 +240,7 @@ def _accuracy_table(comparison: Comparison) -> str:
 def _legend(comparison: Comparison) -> str:
     seeds = ", ".join(map(str, comparison.seeds))
     spread = f"mean ± standard deviation over seeds {seeds}" if len(comparison.seeds) > 1 else f"seed {seeds}"
-    used = ", ".join(dict.fromkeys(cell.criterion for row in comparison.rows for cell in row.cells))
+    used = ", ".join(dict.fromkeys(cell.criterion for row in comparison.rows for cell in row.cells if cell.criterion))
     return (
         f"Accuracy on test images, {spread}, of the checkpoint that is selected without target labels (by: {used}); "
         "beside it, on the target, that of the last step and the best of all that were evaluated. Gap closed: the "
@@ -224,7 +251,8 @@ def _legend(comparison: Comparison) -> str:
 def _recall_table(comparison: Comparison) -> str:
     """Recall of each class; in the rows of methods also its change against source only, per seed."""
     lines = []
-    for name in comparison.source_only.cells[0].recall:
+    names = dict.fromkeys(name for row in comparison.rows for cell in row.cells for name in cell.recall)
+    for name in names:
         before = [cell.recall.get(name) for cell in comparison.source_only.cells]
         line = [name]
         for row in comparison.rows:
@@ -238,10 +266,11 @@ def _recall_table(comparison: Comparison) -> str:
 def _selection_table(comparison: Comparison) -> str:
     lines = []
     for row in comparison.rows:
-        for criterion in row.cells[0].choices if row.mode == "dann" else ():
+        finished = [cell for cell in row.cells if not cell.failure]
+        for criterion in finished[0].choices if finished and row.mode == "dann" else ():
             reached = [cell.target_at.get(cell.choices.get(criterion, -1)) for cell in row.cells]
             against = [[cell.last.target for cell in row.cells], [cell.best for cell in row.cells]]
-            used = " (used)" if criterion == row.cells[0].criterion else ""
+            used = " (used)" if criterion == finished[0].criterion else ""
             gaps = [_text(_differences(reached, others), "+z.3f") for others in against]
             lines.append([row.title, criterion + used, _text(reached), *gaps])
     return _table(["trained", "criterion", "target", "minus last", "minus best on test labels"], lines)

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 
-from dann.infer.errors import Interrupted, UsageError
+from dann.infer.errors import DannError, Interrupted, UnavailableError, UsageError
 from dann.train.config import with_method
 from dann.train.loop import fit
 from dann.train.reporting import compare as module
@@ -288,3 +290,34 @@ def test_dann_closes_most_of_the_gap_between_two_sets_of_digits(configure, runs:
     # 0.69 against 0.97, and 0.94 of the gap, where this was written
     assert np.mean(np.array(dann.targets) - np.array(source_only.targets)) > 0.15
     assert np.mean(np.array(found.gap_closed(dann))) > 0.7
+
+
+def test_a_run_that_diverges_leaves_a_dash_and_the_others_go_on(compared, runs: Path, monkeypatch: pytest.MonkeyPatch):
+    fit, weights = module.fit, runs.parent / "nan.safetensors"
+    save_file({"domain_classifier.0.bias": torch.full((6,), torch.nan)}, weights)
+
+    def diverging(config: TrainConfig, **options: Any) -> Any:
+        return fit(replace(config, init_from=str(weights)) if options["name"] == "dann-s0" else config, **options)
+
+    monkeypatch.setattr(module, "fit", diverging)
+    found = compared()
+    source_only, dann, target = found.rows
+    assert None not in source_only.targets + target.targets
+    assert dann.targets[0] is None and dann.targets[1] is not None
+    (failure,) = found.failures
+    assert failure.startswith("dann-s0 failed: ") and "not finite" in failure
+    markdown = (runs / "bars/compare.md").read_text()
+    assert failure in markdown and "| dann | – | – |" in markdown
+    stored = json.loads((runs / "bars/compare.json").read_text())
+    assert stored["failures"] == [failure] and stored["rows"][1]["runs"][0]["failure"] in failure
+    assert (runs / "bars/compare.svg").is_file()
+
+
+@pytest.mark.parametrize("error", [UsageError("no such folder"), UnavailableError("no such device")])
+def test_what_no_run_can_do_ends_the_comparison(error: DannError, compared, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(module, "fit", refuse)
+    with pytest.raises(type(error), match="no such"):
+        compared()
