@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dann.infer.errors import DannError
+from dann.infer.errors import DannError, unknown_name
 from dann.train import fit, resolve
 from dann.train.machine import describe_machine
 from dann.train.reporting.run_record import read_record
@@ -32,16 +32,20 @@ def main() -> None:
     rows = tomllib.loads(ROWS.read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("row", nargs="*", help="rows to train, by name; all of a pair by its name alone")
-    parser.add_argument("--list", action="store_true", help="name the rows and stop")
+    parser.add_argument("--list", action="store_true", help="name the rows and stop, as without any")
     parser.add_argument("--data-root", help="where the named sets lie")
     parser.add_argument("--seeds", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--selection", action="store_true", help="compare the rules of selection, over all rows")
     parser.add_argument("--runs", type=Path, default=Path("runs/accuracy"), help="(default: %(default)s)")
     options = parser.parse_args()
     names = [f"{pair}/{row}" for pair, entries in rows.items() for row in entries]
+    for given in options.row:
+        if given not in names and given not in rows:
+            raise unknown_name("row", given, [*names, *rows])
     wanted = [name for name in names if name in options.row or name.split("/")[0] in options.row]
     if options.list or not wanted:
-        sys.exit("\n".join(names))
+        print("\n".join(names))
+        return
     print(describe_machine(), flush=True)
     runs: list[RunDir] = []
     for name in wanted:

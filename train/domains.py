@@ -53,6 +53,14 @@ class Domains:
         ]
         return list(dict.fromkeys(entry for images in sets if images is not None for entry in images.skipped))
 
+    @property
+    def notes(self) -> list[str]:
+        """What the scores must not be taken for."""
+        test = self.target_test
+        if test is not None and test.images.fingerprint() == self.labelled.images.fingerprint():
+            return ["the test images are those that are trained on: target accuracy says nothing of new images"]
+        return []
+
     def record(self) -> dict[str, Any]:
         """What ``config.json`` keeps of the data: enough to tell whether a resumed run still sees the same."""
         labelled = {"labelled": self.labelled, "source_test": self.source_test, "target_test": self.target_test}

@@ -110,7 +110,8 @@ def resume(
         training = _Training(config, domains, network, run, device, world)
         if begun:
             training.restore()
-        if training.step == training.total and run.result.exists():
+        finished = training.step == training.total and run.result.exists()
+        if world.text_of_first(str(finished)) == "True":  # others may look when the first has finished already
             raise UsageError(f"run {str(run.root)!r} is finished; there is nothing to resume")
         if begun and world.first:
             mark_latest(run.root)
@@ -147,7 +148,7 @@ class _Training:
         self.optimiser = _optimiser(config.optimiser, network)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.judge = Judge(config, domains, device)
-        self.window = _Window()
+        self.window = _Window(device)
         self.forward: torch.nn.Module = TrainingStep(network, config.objectives)
         if world.size > 1:
             always = config.adversarial and config.objectives.refine_from is None
@@ -177,6 +178,8 @@ class _Training:
             on_message(f"left out {name}: {reason}")
         if len(self.domains.skipped) > 5:
             on_message(f"left out {len(self.domains.skipped)} images; {self.run.result} will name them all")
+        for note in self.domains.notes:
+            on_message(note)
         with StopSignal() as stop, self._log() as log:
             self._train(stop, log, on_step, on_message)
         seconds = time.perf_counter() - began
@@ -407,7 +410,8 @@ class _Training:
 class _Window:
     """Means of the losses since they were last asked for, each over the steps that had it; on the device until then."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device):
+        self._device = device
         self._clear()
 
     def _clear(self) -> None:
@@ -433,7 +437,7 @@ class _Window:
 
     def restore(self, state: dict[str, tuple[float, int]]) -> None:
         """Continue from what :meth:`state` gave."""
-        self._sums = {name: (torch.tensor(total), steps) for name, (total, steps) in state.items()}
+        self._sums = {name: (torch.tensor(total, device=self._device), steps) for name, (total, steps) in state.items()}
 
 
 def _optimiser(config: OptimiserConfig, network: torch.nn.Module) -> torch.optim.Optimizer:

@@ -182,7 +182,7 @@ class TrainingStep(nn.Module):
             tau=self.objectives.adamatch_tau,
         )
         terms.add("adamatch", pace.warmup * self.objectives.adamatch, lambda: loss)
-        terms.values["confident_share"] = share
+        terms.values["adamatch_confident_share"] = share
 
 
 def _marginal(logits_NK: Tensor) -> Tensor:

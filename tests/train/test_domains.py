@@ -54,6 +54,13 @@ def test_the_oracle_trains_on_the_labelled_target_alone(configure: Configure, se
     assert found.classes == ("across", "upright")
 
 
+def test_an_oracle_that_is_tested_on_what_it_trains_on_is_told(configure: Configure, sets: dict[str, str]):
+    oracle = configure({"data.target": sets["target"], "data.test": sets["target"]}, mode="target")
+    (note,) = open_domains(oracle).notes
+    assert note.startswith("the test images are those that are trained on")
+    assert open_domains(configure({"data.target": sets["target"]}, mode="target")).notes == []
+
+
 def test_the_oracle_needs_labels(configure: Configure):
     with pytest.raises(UsageError, match="has no labels, and they are needed here"):
         open_domains(configure(mode="target"))

@@ -170,7 +170,11 @@ def test_an_objective_enters_with_its_weight_and_warmup(name: str, bn: str, batc
     assert any(value.any() for value in gradient.values())
 
     output = step(network, batch, {**NO_ADVERSARY, "confidence": 0.4, name: 0.7}, state=state, warmup=0.4)
-    assert output.values.keys() - {"confident_share"} == {"loss", "label_loss", f"{name}_loss"}
+    assert output.values.keys() - {"confident_share", "adamatch_confident_share"} == {
+        "loss",
+        "label_loss",
+        f"{name}_loss",
+    }
     assert output.values["label_loss"].item() == pytest.approx(label, rel=1e-5)
     assert output.values[f"{name}_loss"].item() == pytest.approx(term, rel=1e-4)
     assert output.total.item() == pytest.approx(label + 0.4 * 0.7 * term, rel=1e-5)

@@ -1,7 +1,9 @@
 """AdaMatch (arXiv 2106.04732): pseudo-labels from weakly augmented target images, learnt on strongly augmented ones.
 
 The running averages of the predictions in both domains, the marginals, belong to whoever trains. The authors update
-them with this batch's mean probabilities of the weakly augmented images before they use them.
+them with this batch's mean probabilities of the weakly augmented images before they use them;
+:class:`~dann.train.adaptation_state.AdaptationState` takes a batch in after its step, so here they lag by one batch,
+whose weight is 0.01: a step only reads its state, and can be repeated where fp16 overflowed.
 
 Legend: N images, K classes.
 """
