@@ -4,6 +4,7 @@ Results go to standard output or to files, progress and messages to standard err
 library turned into messages and exit codes (:mod:`dann.infer.errors`).
 """
 
+import errno
 import os
 import re
 import shlex
@@ -62,6 +63,12 @@ class DannGroup(click.Group):
                 raise
             missing = missing_extra("train", error.name.split(".")[0], f"dann {ctx.invoked_subcommand}")
             _stop(str(missing), missing.exit_code)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())  # or the interpreter fails once more when it ends
+            _stop(f"the output cannot be written: {error.strerror}", DannError.exit_code)
         except _Terminated:
             _stop("terminated", TERMINATED)
         except KeyboardInterrupt:
@@ -276,13 +283,18 @@ def _train_config(
     """The settings, and what the run is called unless it is named; the default preset where nothing names data."""
     from dann.train.config import DEFAULT_PRESET, resolve
 
+    if "steps" in overrides and "epochs" in overrides:
+        raise UsageError("--steps and --epochs both say how long to train; give one of them")
     config = resolve(preset, file, overrides, method=method)
+    if method is not None and config.mode != "dann":
+        raise UsageError(
+            f"--method {method} says how to adapt, and mode {config.mode!r} does not; leave one of them out"
+        )
     data = config.data
     if not any((data.source, data.target, data.test, data.source_test, data.layout == "split")):
         preset = DEFAULT_PRESET
         config = resolve(preset, file, overrides, method=method)
-    what = method if method and config.mode == "dann" else config.mode
-    return config, f"{preset or 'custom'}-{what}-s{config.seed}"
+    return config, f"{preset or 'custom'}-{method or config.mode}-s{config.seed}"
 
 
 def _step_text(numbers: dict[str, Any]) -> str:
@@ -355,8 +367,8 @@ def evaluate(run: str | None, runs: Path, data: str | None, device: str, out_pat
     if not out_path.parent.is_dir() or out_path.is_dir():
         raise UsageError(f"--out-path is {str(out_path)!r}; expected the name of a file in a folder that exists")
     evaluation = evaluate_run(found, data=data, device=device)
-    _print_evaluation(evaluation)
     write_json(out_path, evaluation.to_dict())
+    _print_evaluation(evaluation)
     click.echo(f"written to {out_path}", err=True)
     if evaluation.skipped:
         raise click.exceptions.Exit(SOME_UNREADABLE)
@@ -370,7 +382,7 @@ def _print_evaluation(evaluation: "RunEvaluation") -> None:
     for note in evaluation.notes:
         click.echo(note, err=True)
     for name, reason in evaluation.skipped:
-        click.echo(f"left out {name}: {reason}", err=True)
+        click.echo(f"left out {name!r}: {reason}", err=True)
 
 
 def _print_scores(scores: "DomainScores", *, oracle: bool, simulated: bool) -> None:
@@ -449,7 +461,10 @@ def compare(
     if seeds < 1:
         raise UsageError(f"--seeds is {seeds}; expected how many seeds to train with, 1 or more")
     overrides = {_SETTINGS[key]: value for key, value in flags.items() if value is not None}
-    config, _ = _train_config(preset, None, config_file, overrides | dict(_setting(text) for text in settings))
+    overrides |= dict(_setting(text) for text in settings)
+    for key in {"mode", "seed"} & overrides.keys():
+        raise UsageError(f"a comparison trains in every mode and with --seeds seeds; leave --set {key}=… out")
+    config, _ = _train_config(preset, None, config_file, overrides)
     with Progress("compare", quiet=quiet) as progress:
         comparison = run_comparison(
             config,

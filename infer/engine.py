@@ -8,6 +8,8 @@ import numpy as np
 from dann.infer.bundle import Artefact, Bundle
 from dann.infer.errors import UsageError, missing_extra, unknown_name
 
+_MOST_THREADS = 1024  # a runtime that is asked for 100,000 takes all memory and cannot be stopped
+
 
 class Engine(Protocol):
     """An open network, ready to run on one device. Not for several threads at once."""
@@ -38,8 +40,8 @@ def open_engine(bundle: Bundle, *, device: str = "auto", threads: int | None = N
     device = "cuda:0" if device == "cuda" else device
     if not re.fullmatch(r"auto|cpu|cuda:\d+", device):
         raise unknown_name("device", device, ("auto", "cpu", "cuda:0"))
-    if threads is not None and threads < 1:
-        raise UsageError(f"{threads} engine threads asked for; expected at least 1")
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise UsageError(f"{threads} engine threads asked for; expected 1 to {_MOST_THREADS}")
     try:
         from dann.infer.ort_engine import OrtEngine
     except ModuleNotFoundError as error:

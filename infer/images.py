@@ -101,8 +101,8 @@ def _walk(root: Path, pattern: tuple[str, ...]) -> Iterator[str]:
                     todo.append((f"{prefix}{entry.name}/", (head, *rest)))
                 elif rest and fnmatchcase(entry.name, head):
                     todo.append((f"{prefix}{entry.name}/", tuple(rest)))
-            elif not rest and fnmatchcase(entry.name, head) and entry.is_file():
-                yield prefix + entry.name
+            elif not rest and fnmatchcase(entry.name, head) and os.path.isfile(entry.path):
+                yield prefix + entry.name  # entry.is_file() raises for a link to itself
 
 
 def is_clutter(name: str) -> bool:

@@ -34,6 +34,7 @@ from dann.infer.images import ImageFile
 from dann.infer.preprocess import fit, load_image
 
 LOOK_AHEAD = 2
+_MOST_WORKERS = 1024
 """Batches decoded or being decoded while the engine runs one."""
 
 DEFAULT_BATCH = 32
@@ -92,8 +93,8 @@ class Classifier:
         """
         bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         workers = usable_cores() if workers is None else workers
-        if workers < 1:
-            raise UsageError(f"{workers} decode workers asked for; expected at least 1")
+        if not 1 <= workers <= _MOST_WORKERS:
+            raise UsageError(f"{workers} decode workers asked for; expected 1 to {_MOST_WORKERS}")
         batch_size = _batch_size(batch_size, bundle.manifest.artefact(format="onnx").batch)
         engine = open_engine(bundle, device=device, threads=threads)
         return cls(bundle.manifest, engine, batch_size=batch_size, workers=workers)

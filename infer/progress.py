@@ -14,7 +14,7 @@ class Progress:
     def __init__(self, title: str, *, stream: TextIO | None = None, quiet: bool = False):
         self.title = title
         self.stream = stream or sys.stderr
-        self.quiet = quiet
+        self.quiet = quiet or self.stream is None  # a daemon may have no standard error
         self._began = self._line_due = time.monotonic()
         self._text = ""
         self._bar = None

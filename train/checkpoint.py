@@ -12,12 +12,13 @@ import contextlib
 import hashlib
 import json
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from dann.infer.errors import DannError, UsageError
@@ -92,8 +93,10 @@ def write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None
         contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         header = json.dumps({**about, "sha256": _digest(contiguous)})
         # one entry, since safetensors writes several in an order of chance, and equal states are to be equal files
-        save_file(contiguous, part, metadata={"format": f"{FORMAT} {header}"})
-        with open(part, "rb") as file:
+        content = serialised(contiguous, metadata={"format": f"{FORMAT} {header}"})
+        with open(part, "wb") as file:  # safetensors' own writing ignores the umask
+            file.write(content)
+            file.flush()
             os.fsync(file.fileno())  # the rename must not reach the disk before the content does
         os.replace(part, path)
     except (OSError, SafetensorError) as error:
@@ -116,7 +119,7 @@ def load(module: nn.Module, name: str, tensors: dict[str, Tensor], path: Path) -
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        _, first, *others = (line.strip() for line in str(error).splitlines())
+        _, first, *others = (textwrap.shorten(line, 300, placeholder=" …") for line in str(error).splitlines())
         more = f" (and {len(others)} more)" if others else ""
         raise DannError(f"{path} does not fit the {name} of its config.json: {first}{more}") from error
 

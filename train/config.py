@@ -23,12 +23,18 @@ def resolve(
     *,
     method: str | None = None,
 ) -> TrainConfig:
-    """Preset, method, TOML file, then ``overrides`` with dotted keys (``{"data.source": "mnist"}``); the last wins."""
+    """Preset, method, TOML file, then ``overrides`` with dotted keys (``{"data.source": "mnist"}``); the last wins.
+
+    Raises :class:`UsageError` for what is unknown or out of range, and for a file that takes the method back.
+    """
     values = load_preset(preset) if preset is not None else {}
     if method is not None:
         _set_method(values, method)
     if file is not None:
-        _merge(values, _read_toml(file))
+        given = _read_toml(file)
+        if method is not None:
+            _check_kept(method, given.get("objectives"), file)
+        _merge(values, given)
     for dotted, value in (overrides or {}).items():
         for name in reversed(dotted.split(".")):
             value = {name: value}
@@ -47,6 +53,16 @@ def _set_method(values: dict[str, Any], name: str) -> None:
     method = load_method(name)
     values["objectives"] = method.pop("objectives")
     _merge(values, method)
+
+
+def _check_kept(method: str, objectives: Any, file: Path) -> None:
+    """A file may change the weights of a method; one that says 0, as a printed configuration may, means another."""
+    for name, weight in load_method(method)["objectives"].items():
+        if weight and isinstance(objectives, dict) and objectives.get(name, weight) == 0:
+            raise UsageError(
+                f"the method {method!r} is made of objectives.{name}, which is 0 in {str(file)!r}; leave out the "
+                "method, or that line"
+            )
 
 
 def preset_names() -> list[str]:

@@ -60,9 +60,14 @@ class World:
         return int(box)
 
 
+def process_count() -> int:
+    """How many processes torchrun started, this one included; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def started_by_torchrun() -> bool:
     """Whether this process is one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return process_count() > 1
 
 
 def local_rank() -> int:

@@ -26,7 +26,7 @@ from dann.train.adaptation_state import AdaptationState
 from dann.train.batches import Batch, BatchStream, prefetched
 from dann.train.config import TrainConfig
 from dann.train.device import training_device
-from dann.train.distributed import World, joined
+from dann.train.distributed import World, joined, process_count
 from dann.train.domains import Domains, draw_missing_cars, located, open_domains
 from dann.train.evaluate import DomainScores, evaluate, to_float
 from dann.train.judge import Judge
@@ -77,9 +77,8 @@ def fit(
         network = _begin(config, domains, on_message)  # before the folder: a refused backbone leaves no run
         root = ""
         if world.first:
-            run = create_run(runs, name, default_name)
-            run.write_config(located(config), {**domains.record(), "processes": world.size})
-            root = str(run.root)
+            about = {**domains.record(), "processes": world.size}
+            root = str(create_run(runs, name, default_name, located(config), about).root)
         run = RunDir(Path(world.text_of_first(root)))
         return _Training(config, domains, network, run, device, world).go(on_step, on_message)
 
@@ -92,13 +91,13 @@ def resume(
 ) -> TrainResult:
     """Continue an interrupted run to its end, as if it had never stopped; from the start if it has no checkpoint."""
     config, about = run.read_config()
-    device = training_device(config)
+    device, begun_by = training_device(config), about.get("processes", 1)
+    if process_count() != begun_by:  # before they join: one that leaves then takes the message of the others with it
+        raise UsageError(
+            f"run {str(run.root)!r} was begun by {begun_by} processes, and here is {process_count()}: its batches "
+            "would have another size; resume it under torchrun as it was begun"
+        )
     with joined(device) as world:
-        if world.size != about.get("processes", 1):
-            raise UsageError(
-                f"run {str(run.root)!r} was begun by {about.get('processes', 1)} processes, and here is {world.size}: "
-                "its batches would have another size; resume it under torchrun as it was begun"
-            )
         domains = open_domains(config)
         changed = domains.changed_since(about)
         if changed:
@@ -175,7 +174,7 @@ class _Training:
     def go(self, on_step: OnStep, on_message: OnMessage) -> TrainResult:
         began, began_step = time.perf_counter(), self.step
         for name, reason in self.domains.skipped[:5]:
-            on_message(f"left out {name}: {reason}")
+            on_message(f"left out {name!r}: {reason}")
         if len(self.domains.skipped) > 5:
             on_message(f"left out {len(self.domains.skipped)} images; {self.run.result} will name them all")
         for note in self.domains.notes:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class MetricsLog:
             self._tensorboard = SummaryWriter(str(tensorboard), purge_step=step + 1)
         except OSError as error:
             file = error.filename or jsonl
-            raise DannError(f"{file} cannot be written: {error.strerror}; nothing was changed") from error
+            raise DannError(f"{file} cannot be written: {error.strerror}; make room, and try again") from error
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """One line, and a point on each TensorBoard curve ``kind/name``; tables are a curve each, ``None`` no point."""
@@ -48,10 +49,18 @@ class MetricsLog:
                 part.close()
 
     def __enter__(self) -> "MetricsLog":
+        self._before = threading.excepthook
+        threading.excepthook = self._thread_failed
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+        threading.excepthook = self._before
+
+    def _thread_failed(self, failure: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread, which ends where the disk is full: :meth:`write` says so, once."""
+        if not isinstance(failure.exc_value, OSError):
+            self._before(failure)
 
 
 class NoLog:
@@ -80,11 +89,11 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 def _drop_after(jsonl: Path, step: int) -> None:
     kept = []
-    for line in jsonl.read_text(encoding="utf-8").splitlines():
+    for line in jsonl.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except (ValueError, KeyError):
-            continue  # the torn last line of a killed run
+        except (ValueError, KeyError, TypeError):
+            continue  # a torn line of a killed run or machine
     with WholeFile(jsonl) as file:
         file.write("".join(line + "\n" for line in kept))

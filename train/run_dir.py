@@ -55,7 +55,10 @@ class RunDir:
             raise DannError(f"{self.config} is damaged or not a dann configuration: {error!r}") from error
         if schema > CONFIG_SCHEMA:
             raise DannError(f"{self.config} has schema {schema}, this dann reads up to {CONFIG_SCHEMA}; upgrade dann")
-        return TrainConfig.from_dict(settings), about
+        try:
+            return TrainConfig.from_dict(settings), about
+        except UsageError as error:
+            raise DannError(f"{self.config} is damaged, or of another version of dann: {error}") from error
 
     def has_current_bundle(self) -> bool:
         """Whether ``bundle`` is whole, and was exported from the checkpoint that is there now."""
@@ -77,8 +80,8 @@ class RunDir:
         write_json(self.config, {"schema": CONFIG_SCHEMA, **about, "config": config.to_dict()})
 
 
-def create_run(runs: Path, name: str | None, default_name: str) -> RunDir:
-    """A new run folder. ``name`` must be free; the default gets a number if it is not."""
+def create_run(runs: Path, name: str | None, default_name: str, config: TrainConfig, about: dict[str, Any]) -> RunDir:
+    """A new run folder with its ``config.json``. ``name`` must be free; the default gets a number if it is not."""
     if name is not None and (not _NAME.fullmatch(name) or name == "latest"):
         raise UsageError(
             f"run name {name!r} may hold only letters, digits, '.', '_' and '-', and 'latest' means the newest run"
@@ -95,7 +98,13 @@ def create_run(runs: Path, name: str | None, default_name: str) -> RunDir:
             number += 1
         except OSError as error:
             raise DannError(f"the run folder {str(root)!r} cannot be made: {error.strerror}") from error
-    return RunDir(root)
+    run = RunDir(root)
+    try:
+        run.write_config(config, about)
+    except DannError:
+        root.rmdir()  # or the name would be taken by a run that is none
+        raise
+    return run
 
 
 def mark_latest(root: Path) -> None:

@@ -42,6 +42,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         between("data.holdout", self.holdout, 0.0, 0.5)
+        between("data.height", self.height, 1, 8192)
+        between("data.width", self.width, 1, 8192)
         self.preprocess  # noqa: B018  refuses impossible sizes now rather than at the first image
 
     @property

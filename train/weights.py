@@ -87,12 +87,17 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
     """The tensors, and the classes that they are for, where the file says so."""
     file, classes = _weight_file(path), None
-    if file.suffix == ".safetensors":
+    if file.suffix == ".safetensors" or _begins_as_safetensors(file):
         content, classes = _read_safetensors(file)
     else:
         content = _read_torch(file)
     if not isinstance(content, dict) or not content or not all(isinstance(entry, Tensor) for entry in content.values()):
         raise UsageError(f"weights {str(file)!r} hold something other than named tensors; save network.state_dict()")
+    for name, tensor in content.items():
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise UsageError(
+                f"weights {str(file)!r} hold {name} as a sparse tensor, or without its values; save them dense"
+            )
     tensors = {str(name).replace("_orig_mod.", "").removeprefix("module."): value for name, value in content.items()}
     return tensors, classes
 
@@ -105,6 +110,7 @@ def load_backbone(network: nn.Module, file: Path) -> None:
     """
     given = {name.removeprefix(_BACKBONE): tensor for name, tensor in read_weights(file).items()}
     fitting, account = _match(given, network.state_dict())
+    _check_values(fitting, network.state_dict(), file)
     if account.kept or account.mismatched:
         missing = [f"{len(account.kept)} tensors are missing, first {account.kept[0]}"] if account.kept else []
         wrong = [_differences(account.mismatched)] if account.mismatched else []
@@ -137,6 +143,7 @@ def initialise(
             f"nothing in {str(file)!r} fits this network: the file begins with {_first(given)}, the network with "
             f"{_first(wanted)}; name the --backbone that it was trained with"
         )
+    _check_values(fitting, wanted, file)
     network.load_state_dict(fitting, strict=False)
     return account
 
@@ -150,6 +157,16 @@ def _weight_file(path: Path) -> Path:
             "(--weights also takes none and DEFAULT)"
         )
     return path
+
+
+def _begins_as_safetensors(file: Path) -> bool:
+    """Whether the file begins with the length of a JSON header, and the header, whatever it is called."""
+    try:
+        with open(file, "rb") as opened:
+            length, brace = opened.read(8), opened.read(1)
+    except OSError as error:
+        raise DannError(f"weights {str(file)!r} cannot be read: {error.strerror}") from error
+    return brace == b"{" and int.from_bytes(length, "little") <= file.stat().st_size - 8
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
@@ -171,8 +188,6 @@ def _read_torch(file: Path) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns of what it then refuses
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise DannError(f"weights {str(file)!r} cannot be read: {error}") from error
     except Exception as error:  # damaged bytes raise anything; torch's own text tells how to unpickle them nevertheless
         raise DannError(
             f"weights {str(file)!r} are damaged, or hold pickled objects ({type(error).__name__}); only named tensors "
@@ -214,6 +229,16 @@ def _fit(name: str, given: Tensor | None, shape: Shape) -> Tensor | None:
         if given.shape == (2, *shape):
             return given[1]
     return None
+
+
+def _check_values(fitting: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: Path) -> None:
+    """Refuse what would be copied without a word and train to nothing."""
+    for name, tensor in fitting.items():
+        if wanted[name].is_floating_point() != tensor.is_floating_point():
+            kinds = f"{tensor.dtype} in {str(file)!r}, and {wanted[name].dtype} here"
+            raise UsageError(f"{name} is {kinds}; expected floating-point weights")
+        if not tensor.isfinite().all():
+            raise DannError(f"{name} in {str(file)!r} is not finite: that network has diverged; begin from another")
 
 
 def _prefix(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from command import DATA, NETWORK, TINY, Ran, dann, done, refused
+from command import DATA, NETWORK, TINY, Ran, dann, done, outcome, refused, start
 
 from dann.train.config import preset_names
 
@@ -87,7 +87,7 @@ def test_images_that_cannot_be_read_are_named_and_left_out(place: Path, spoil):
     names = spoil(place / "renders/noon")
     ran = done("train", *DATA, *TINY)
     left_out = [line for line in ran.stderr.splitlines() if line.startswith("left out")]
-    assert [line.split(":")[0] for line in left_out] == [f"left out renders/noon/{name}" for name in names]
+    assert [line.split(":")[0] for line in left_out] == [f"left out 'renders/noon/{name}'" for name in names]
     assert "is empty" in left_out[0] and all("cannot be decoded" in line for line in left_out[1:])
 
 
@@ -182,8 +182,7 @@ def test_where_nothing_is_selected_nothing_is_side_by_side(words: list[str], pla
 
 def test_a_run_is_named_after_its_method(place: Path):
     assert done("train", *DATA, *TINY, "--method", "mcc").stdout.startswith("run: runs/custom-mcc-s0 ")
-    words = ["--method", "mcc", "--mode", "source"]
-    assert done("train", *DATA, *TINY, *words).stdout.startswith("run: runs/custom-source-s0 ")
+    assert done("train", *DATA, *TINY, "--mode", "source").stdout.startswith("run: runs/custom-source-s0 ")
 
 
 def test_it_is_told_what_was_taken_of_weights_to_begin_from(finished: Path):
@@ -209,6 +208,19 @@ def test_a_method_with_averaged_weights_and_selection_trains_exports_and_infers(
 
 def test_the_oracle_is_stamped(place: Path):
     assert done("train", *DATA, *TINY, "--mode", "target").stdout.splitlines()[1].startswith("ORACLE")
+
+
+def test_without_standard_error_it_trains_all_the_same(place: Path):
+    ran = outcome(start("train", *DATA, *TINY, "--name", "mine", before="import sys; sys.stderr = None"))
+    assert ran.exit_code == 0 and ran.stdout.startswith("run: runs/mine "), ran
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_results_that_cannot_be_printed_are_written_all_the_same(finished: Path):
+    full = "import sys; sys.stdout = open('/dev/full', 'w')"
+    ran = outcome(start("eval", "--run", "tiny", before=full))
+    assert ran.exit_code == 1 and "error: the output cannot be written: No space left on device" in ran.stderr, ran
+    assert json.loads(Path("runs/tiny/eval.json").read_text())["target"]["images"]
 
 
 # ---- what is refused ----------------------------------------------------------------------------------------------
@@ -321,3 +333,33 @@ def test_a_mistyped_option_is_pointed_out(given: str, meant: str):
     ran: Ran = dann("train", given, "3")
     assert (ran.exit_code, ran.stdout) == (2, "")
     assert given in ran.stderr and meant in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["train", "--method", "mcc", "--mode", "source"],
+            "--method mcc says how to adapt, and mode 'source' does not",
+        ),
+        (["train", "--steps", "3", "--epochs", "2"], "--steps and --epochs both say how long"),
+        (["compare", "--steps", "3", "--epochs", "2"], "--steps and --epochs both say how long"),
+        (["compare", "--set", "seed=5"], "leave --set seed=… out"),
+        (["compare", "--set", "mode=source"], "leave --set mode=… out"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(words: list[str], said: str, place: Path):
+    refused(dann(words[0], *DATA, *words[1:]), 2, said)
+    assert not Path("runs").exists()
+
+
+def test_a_file_does_not_take_a_method_back(place: Path):
+    Path("all.toml").write_text(done("train", *DATA, "--print-config").stdout)
+    refused(
+        dann("train", "--config", "all.toml", "--method", "mcc"),
+        2,
+        "method 'mcc' is made of objectives.mcc, which is 0",
+    )
+    Path("lr.toml").write_text("[optimiser]\nlr = 0.5\n")
+    found = resolved(*DATA, "--config", "lr.toml", "--method", "mcc")
+    assert (found["optimiser"]["lr"], found["objectives"]["mcc"]) == (0.5, 1.0)

@@ -88,6 +88,7 @@ def test_only_regular_files_are_images(tmp_path):
     touch(tmp_path, "a.png", "folder.png/b.png")
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "broken.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     assert names(tmp_path) == ["a.png", "folder.png/b.png"]
 
 
@@ -110,11 +111,14 @@ def test_a_missing_path_is_refused(tmp_path, monkeypatch, location):
         find_images(location)
 
 
-@pytest.mark.parametrize("location", ["empty", "text", "text/notes.txt", "text/*.txt", "text/pipe.png"])
+@pytest.mark.parametrize(
+    "location", ["empty", "text", "text/notes.txt", "text/*.txt", "text/pipe.png", "text/loop.png"]
+)
 def test_a_place_without_images_is_refused_with_what_was_looked_for(tmp_path, monkeypatch, location):
     monkeypatch.chdir(touch(tmp_path, "text/notes.txt"))
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "text" / "pipe.png")
+    (tmp_path / "text" / "loop.png").symlink_to("loop.png")
     with pytest.raises(UsageError, match=r"no images at .*looked for .*\.jpg .*\.png"):
         find_images(location)
 

@@ -157,6 +157,8 @@ def test_an_answer_that_is_not_a_number_is_an_error(bundle, pictures):
         ({"batch_size": 0}, "batch size is 0; this model accepts 1 to any number"),
         ({"workers": 0}, "0 decode workers"),
         ({"threads": 0}, "0 engine threads"),
+        ({"threads": 100_000}, "100000 engine threads asked for; expected 1 to 1024"),
+        ({"workers": 100_000}, "100000 decode workers asked for; expected 1 to 1024"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(bundle, options, message):

@@ -210,16 +210,22 @@ def test_the_previous_checkpoint_survives_a_failing_save(tmp_path: Path, monkeyp
     def disk_full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    for target in ("dann.train.checkpoint.save_file", "dann.train.checkpoint.os.replace"):
+    for target in ("dann.train.checkpoint.os.fsync", "dann.train.checkpoint.os.replace"):
         with monkeypatch.context() as patched:
-            if target.endswith("save_file"):
-                patched.setattr(target, lambda *args, **options: disk_full())
-            else:
-                patched.setattr(target, disk_full)
+            patched.setattr(target, disk_full)
             with pytest.raises(DannError, match=r"could not be written: .*No space left.*\(the previous one is kept\)"):
                 State(steps=2).save(path)
         assert path.read_bytes() == before
         assert os.listdir(tmp_path) == [path.name]
+
+
+def test_others_may_read_what_the_umask_lets_them(tmp_path: Path):
+    before = os.umask(0o022)
+    try:
+        State().save(tmp_path / "last.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "last.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):

@@ -39,7 +39,7 @@ from dann.train.settings import AugmentConfig, ObjectivesConfig, TrainConfig
         ({"augment.flip": 1}, "augment.flip is 1; expected bool"),
         ({"data.source": 7}, "data.source is 7; expected str"),
         ({"epochs": None}, "epochs is None; expected int"),
-        ({"model.label_hidden": 64}, "model.label_hidden is 64; expected tuple"),
+        ({"model.label_hidden": 64}, "model.label_hidden is 64; expected a list"),
         ({"model.label_hidden": [64, 1.5]}, "model.label_hidden is 1.5; expected int"),
         ({"model": 3}, "model is 3; expected a table of settings"),
         ({"epochs.first": 3}, "epochs is {'first': 3}; expected int"),
@@ -49,7 +49,7 @@ from dann.train.settings import AugmentConfig, ObjectivesConfig, TrainConfig
         ({"model.bn": "domains"}, "unknown value of model.bn 'domains'; did you mean 'domain'?"),
         ({"second_view.flipp": True}, "unknown setting 'second_view.flipp'; did you mean 'second_view.flip'?"),
         ({"second_view": 3}, "second_view is 3; expected a table of settings"),
-        ({"optimiser.freeze": "backbone"}, "optimiser.freeze is 'backbone'; expected tuple"),
+        ({"optimiser.freeze": "backbone"}, "optimiser.freeze is 'backbone'; expected a list"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(settings: dict[str, Any], message: str):

@@ -49,6 +49,17 @@ def test_a_table_is_a_curve_for_each_of_its_entries(log_at, tmp_path: Path):
     assert curve(tmp_path, "eval/criteria/im") == [(3, 0.25)]
 
 
+@pytest.mark.parametrize("damage", [b"[1]\n", b"\xff\xfe\n", b'{"step": "x"}\n', b"\x00" * 40 + b"\n", b'{"kind"'])
+def test_lines_that_a_crash_left_behind_are_dropped(damage: bytes, log_at, tmp_path: Path):
+    with log_at() as log:
+        log.write("step", 1, {"loss": 0.5})
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(damage)
+    with log_at(step=1) as log:
+        log.write("step", 2, {"loss": 0.25})
+    assert steps_in_jsonl(tmp_path) == [1, 2]
+
+
 def test_texts_are_in_the_lines_only(log_at, tmp_path: Path):
     with log_at() as log:
         log.write("warning", 3, {"name": "collapse", "message": "ümläut"})

@@ -61,7 +61,7 @@ def test_a_whole_number_becomes_a_real_one():
         ({"count": 3.0}, "at.count is 3.0; expected int"),
         ({"inner": {"share": True}}, "at.inner.share is True; expected float"),
         ({"switched_on": 1}, "at.switched_on is 1; expected bool"),
-        ({"widths": "34"}, "at.widths is '34'; expected tuple"),
+        ({"widths": "34"}, "at.widths is '34'; expected a list"),
         ({"widths": [3, "4"]}, "at.widths is '4'; expected int"),
     ],
 )

@@ -18,8 +18,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def finished(runs: Path, name: str) -> RunDir:
-    run = create_run(runs, name, "default")
-    run.write_config(TrainConfig(), {"classes": ["a", "b"]})
+    run = create_run(runs, name, "default", TrainConfig(), {"classes": ["a", "b"]})
     mark_latest(run.root)
     return run
 
@@ -31,7 +30,7 @@ def test_the_latest_is_the_one_that_was_marked_last(runs: Path):
 
 
 def test_a_default_name_that_is_taken_gets_a_number(runs: Path):
-    names = [create_run(runs, None, "cars-dann-s0").root.name for _ in range(3)]
+    names = [create_run(runs, None, "cars-dann-s0", TrainConfig(), {}).root.name for _ in range(3)]
     assert names == ["cars-dann-s0", "cars-dann-s0-2", "cars-dann-s0-3"]
 
 
@@ -39,21 +38,34 @@ def test_a_given_name_that_is_taken_is_refused_and_left_alone(runs: Path):
     finished(runs, "mine")
     finished(runs, "other")
     with pytest.raises(UsageError, match="exists already; choose another --name or --resume it"):
-        create_run(runs, "mine", "default")
+        create_run(runs, "mine", "default", TrainConfig(), {})
     assert (runs / "latest").read_text(encoding="utf-8") == "other\n"
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "", ".hidden", "-x", "with space", "é", "latest", "a\n"])
 def test_names_that_are_no_plain_folder_names_are_refused(name: str, runs: Path):
     with pytest.raises(UsageError, match="may hold only letters"):
-        create_run(runs, name, "default")
+        create_run(runs, name, "default", TrainConfig(), {})
     assert not runs.exists()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "runs").write_text("in the way")
     with pytest.raises(DannError, match="the run folder .* cannot be made: Not a directory"):
-        create_run(tmp_path / "runs", None, "default")
+        create_run(tmp_path / "runs", None, "default", TrainConfig(), {})
+
+
+def test_a_run_whose_configuration_cannot_be_written_does_not_take_the_name(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def disk_full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("dann.train.run_dir.os.replace", disk_full)
+        with pytest.raises(DannError, match="config.json cannot be written: No space left"):
+            create_run(runs, "mine", "default", TrainConfig(), {})
+    assert create_run(runs, "mine", "default", TrainConfig(), {}).config.is_file()
 
 
 def test_a_latest_that_cannot_be_written_is_named(runs: Path):
@@ -95,8 +107,7 @@ def test_a_latest_run_that_was_deleted_is_named(runs: Path):
 
 def test_the_configuration_is_read_back_the_same(runs: Path):
     config = resolve("cars", overrides={"data.source": "bad\udcff name", "seed": 5})  # not UTF-8 on disk
-    run = create_run(runs, "mine", "default")
-    run.write_config(config, {"classes": ["ümläut", "车"]})
+    run = create_run(runs, "mine", "default", config, {"classes": ["ümläut", "车"]})
     read, about = run.read_config()
     assert read == config and about["classes"] == ["ümläut", "车"]
     assert "ümläut" in run.config.read_text(encoding="utf-8")

@@ -137,6 +137,39 @@ def test_pickled_objects_are_refused_without_running_them(tmp_path: Path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("name", ["weights.pt", "weights"])
+def test_safetensors_are_told_by_their_content(name: str, tmp_path: Path):
+    state = adversarial().state_dict()
+    save_contiguous(state, tmp_path / name)
+    assert_same(read_weights(tmp_path / name), state)
+
+
+@pytest.mark.parametrize("change", [Tensor.to_sparse, lambda tensor: tensor.to("meta")])
+def test_tensors_without_plain_values_are_refused(change: Callable[[Tensor], Tensor], tmp_path: Path):
+    state = backbone().state_dict()
+    torch.save({**state, "0.weight": change(state["0.weight"])}, tmp_path / "a.pth")
+    with pytest.raises(UsageError, match="hold 0.weight as a sparse tensor, or without its values"):
+        read_weights(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensor: tensor.long(), r"0.weight is torch.int64 in .*, and torch.float32 here"),
+        (lambda tensor: tensor.to(torch.complex64), r"0.weight is torch.complex64 in"),
+        (lambda tensor: tensor * torch.nan, r"0.weight in .* is not finite: that network has diverged"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_backbone, lambda network, file: initialise(network, file)])
+def test_values_that_train_to_nothing_are_refused(change: Any, said: str, load: Any, tmp_path: Path):
+    network, state = backbone(2), backbone(1).state_dict()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    torch.save({**state, "0.weight": change(state["0.weight"])}, tmp_path / "a.pth")
+    with pytest.raises(DannError, match=said):
+        load(network, tmp_path / "a.pth")
+    assert_same(network.state_dict(), before)
+
+
 @pytest.mark.parametrize("content", [torch.ones(3), [torch.ones(3)], {}, {"epoch": 3}, {"model": {}}])
 def test_a_file_of_something_else_is_refused(content: object, tmp_path: Path):
     torch.save(content, tmp_path / "other.pth")
