@@ -367,8 +367,10 @@ def evaluate(run: str | None, runs: Path, data: str | None, device: str, out_pat
     if not out_path.parent.is_dir() or out_path.is_dir():
         raise UsageError(f"--out-path is {str(out_path)!r}; expected the name of a file in a folder that exists")
     evaluation = evaluate_run(found, data=data, device=device)
-    write_json(out_path, evaluation.to_dict())
-    _print_evaluation(evaluation)
+    try:
+        write_json(out_path, evaluation.to_dict())
+    finally:  # neither a full disk nor a full standard output takes the other's scores
+        _print_evaluation(evaluation)
     click.echo(f"written to {out_path}", err=True)
     if evaluation.skipped:
         raise click.exceptions.Exit(SOME_UNREADABLE)

@@ -97,7 +97,7 @@ def test_a_run_that_was_damaged_is_named(finished: Path):
 def test_photos_that_cannot_be_scored_are_named_and_change_the_exit_code(finished: Path, spoil):
     names = spoil(finished / "labelled/noon")
     ran = dann("eval", "--data", "labelled")
-    assert ran.exit_code == 3 and all(f"left out labelled/noon/{name}: " in ran.stderr for name in names)
+    assert ran.exit_code == 3 and all(f"left out 'labelled/noon/{name}': " in ran.stderr for name in names)
     scores = json.loads((finished / "runs/tiny/eval.json").read_text())
     assert scores["target"]["images"] == 16 and len(scores["skipped_images"]) == len(names)
 

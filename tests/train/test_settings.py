@@ -24,7 +24,7 @@ NAN = float("nan")
 OUT_OF_RANGE: list[tuple[type, dict[str, Any], str]] = [
     (DataConfig, {"holdout": -0.1}, "data.holdout is -0.1; expected a value from 0.0 to 0.5"),
     (DataConfig, {"holdout": 0.6}, "data.holdout is 0.6"),
-    (DataConfig, {"height": 0}, "image size is 0x64"),
+    (DataConfig, {"height": 0}, "data.height is 0; expected a value from 1 to 8192"),
     (DataConfig, {"resize": "squash"}, "unknown resize mode 'squash'"),
     (ModelConfig, {"dropout": 1.0}, "model.dropout is 1.0"),
     (ModelConfig, {"width": 0.0}, "model.width is 0.0"),

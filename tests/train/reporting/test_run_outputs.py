@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from dann.infer.errors import UnavailableError
-from dann.train import evaluate
+from dann.train import checkpoint, evaluate
 from dann.train.batch_norm import SOURCE, TARGET
 from dann.train.loop import fit
 from dann.train.reporting.run_outputs import ImageOutputs, RunOutputs, run_outputs
@@ -100,12 +98,11 @@ def test_a_run_without_checkpoint_says_so(trained: Callable[..., RunDir]):
 
 def test_a_network_that_diverged_says_so(trained: Callable[..., RunDir]):
     run = trained()
-    with safe_open(run.evaluated, "pt") as file:
-        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    about, tensors = checkpoint.read(run.evaluated)
     for name, tensor in tensors.items():
         if name.startswith("network.") and tensor.is_floating_point():
             tensors[name] = torch.full_like(tensor, torch.nan)
-    save_file(tensors, run.evaluated, about)
+    checkpoint.write(run.evaluated, tensors, about)
     found = outputs(run)
     assert found.source == found.target == "The network has diverged: what it says is not finite."
 
