@@ -50,11 +50,17 @@ def main() -> None:
     runs: list[RunDir] = []
     for name in wanted:
         pair, row = name.split("/")
-        of_row = list(trained(pair, row, rows[pair][row], options))
+        of_row = list(trained(pair, row, settings_of(rows[pair], row), options))
         print(line(name, [read_record(run).result for run in of_row]), flush=True)
         runs += of_row
     if options.selection:
         print(selection_table(runs))
+
+
+def settings_of(rows: dict[str, dict[str, Any]], row: str) -> dict[str, Any]:
+    """Those of ``row`` over those of the row that it is like."""
+    own = dict(rows[row])
+    return {**(settings_of(rows, own.pop("like")) if "like" in own else {}), **own}
 
 
 def trained(pair: str, row: str, settings: dict[str, Any], options: argparse.Namespace) -> Iterator[RunDir]:
