@@ -136,7 +136,9 @@ def holdout(labelled: LabelledSet, fraction: float, seed: int) -> tuple[Labelled
         count = min(max(1, round(len(members) * fraction)), len(members) - 1)
         held[np.random.default_rng([seed, label]).permutation(members)[: max(0, count)]] = True
     if not held.any():
-        raise UsageError(f"nothing can be held out of {len(labelled)} images: no class has two; add images")
+        raise UsageError(
+            f"nothing can be held out of {len(labelled)} images: no class has two; add images, or set data.holdout to 0"
+        )
     return labelled.subset(np.flatnonzero(~held)), labelled.subset(np.flatnonzero(held))
 
 
