@@ -68,7 +68,7 @@ class DannGroup(click.Group):
                 raise
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())  # or the interpreter fails once more when it ends
-            _stop(f"the output cannot be written: {error.strerror}", DannError.exit_code)
+            _stop(f"{error.filename or 'the output'} cannot be written: {error.strerror}", DannError.exit_code)
         except _Terminated:
             _stop("terminated", TERMINATED)
         except KeyboardInterrupt:
@@ -281,7 +281,7 @@ def _train_config(
     preset: str | None, method: str | None, file: Path | None, overrides: dict[str, Any]
 ) -> tuple["TrainConfig", str]:
     """The settings, and what the run is called unless it is named; the default preset where nothing names data."""
-    from dann.train.config import DEFAULT_PRESET, resolve
+    from dann.train.config import DEFAULT_PRESET, resolve, with_method
 
     if "steps" in overrides and "epochs" in overrides:
         raise UsageError("--steps and --epochs both say how long to train; give one of them")
@@ -294,7 +294,11 @@ def _train_config(
     if not any((data.source, data.target, data.test, data.source_test, data.layout == "split")):
         preset = DEFAULT_PRESET
         config = resolve(preset, file, overrides, method=method)
-    return config, f"{preset or 'custom'}-{method or config.mode}-s{config.seed}"
+    what = config.mode
+    if method is not None:
+        losses = config.objectives.name
+        what = method if losses == with_method(config, method).objectives.name else losses.replace("+", "-")
+    return config, f"{preset or 'custom'}-{what}-s{config.seed}"
 
 
 def _step_text(numbers: dict[str, Any]) -> str:

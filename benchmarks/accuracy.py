@@ -5,13 +5,12 @@
     python benchmarks/accuracy.py --selection mnist-usps usps-mnist --data-root DIR
 
 The rows, each a preset with what is set on top of it, are in accuracy.toml beside this file. A finished run is read,
-not trained again. Nothing is selected on target labels; "best on test labels" shows what that would have claimed, and
-with --selection a second table how far below it each label-free rule ends.
+not trained again, and an interrupted one goes on. Nothing is selected on target labels; "best on test labels" shows
+what that would have claimed, and with --selection a second table how far below it each label-free rule ends.
 """
 
 import argparse
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from dann.infer.errors import DannError, unknown_name
-from dann.train import fit, resolve
+from dann.train import resolve
 from dann.train.machine import describe_machine
+from dann.train.reporting.compare import finish
 from dann.train.reporting.run_record import read_record
 from dann.train.run_dir import RunDir
 
@@ -64,7 +64,7 @@ def settings_of(rows: dict[str, dict[str, Any]], row: str) -> dict[str, Any]:
 
 
 def trained(pair: str, row: str, settings: dict[str, Any], options: argparse.Namespace) -> Iterator[RunDir]:
-    """The finished run of each seed."""
+    """The run of each seed, trained or resumed unless it is finished."""
     overrides = {
         key: value.format(data_root=options.data_root) if isinstance(value, str) else value
         for key, value in settings.items()
@@ -72,15 +72,12 @@ def trained(pair: str, row: str, settings: dict[str, Any], options: argparse.Nam
     }
     for seed in range(options.seeds):
         run = RunDir(options.runs / f"{pair}-{row}-s{seed}")
-        if not run.result.exists():
-            config = resolve(
-                settings.get("preset", pair),
-                overrides={"seed": seed, "data.data_root": options.data_root, **overrides},
-                method=settings.get("method"),
-            )
-            began = time.perf_counter()
-            fit(config, runs=options.runs, name=run.root.name)
-            print(f"  {run.root.name}: {time.perf_counter() - began:.0f} s", flush=True)
+        config = resolve(
+            settings.get("preset", pair),
+            overrides={"seed": seed, "data.data_root": options.data_root, **overrides},
+            method=settings.get("method"),
+        )
+        finish(run, config)
         yield run
 
 

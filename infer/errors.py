@@ -2,6 +2,7 @@
 
     DannError               1   it failed: a hash does not match, a manifest from the future, a failed verdict
     ├── UsageError          2   what was asked for does not exist: a path, a name, a value
+    ├── Diverged          1   training, or a trained network, gives numbers that are not finite
     ├── UnavailableError    4   the requested device, engine or extra is not usable on this machine
     ├── ImageError          –   one image cannot be read; it becomes an error row, the run goes on
     └── Interrupted   130/143   stopped by SIGINT or SIGTERM; what was finished is kept
@@ -24,6 +25,10 @@ class UsageError(DannError):
     """A path that does not exist, an unknown name, or a value that makes no sense."""
 
     exit_code = 2
+
+
+class Diverged(DannError):
+    """A loss, a weight or a prediction that is not finite."""
 
 
 class UnavailableError(DannError):

@@ -34,8 +34,9 @@ from dann.infer.images import ImageFile
 from dann.infer.preprocess import fit, load_image
 
 LOOK_AHEAD = 2
-_MOST_WORKERS = 1024
 """Batches decoded or being decoded while the engine runs one."""
+
+_MOST_WORKERS = 1024
 
 DEFAULT_BATCH = 32
 

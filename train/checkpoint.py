@@ -2,8 +2,8 @@
 
 Tensors are named ``network.*``, ``adaptation.*`` and ``optimiser.<parameter>.<entry>``; the JSON beside them (step,
 optimiser settings, loss scale, classes, progress of selection) sits in the file's own header, so one atomic rename
-replaces all of it together. The header also has the SHA-256 of the tensors, which is checked when they are read. There
-is no random state: all that is random in a step is a function of the seed and the step.
+replaces all of it together. The header also has the SHA-256 of it all, which is checked when it is read. There is no
+random state: all that is random in a step is a function of the seed and the step.
 
 ``last.safetensors`` holds everything; ``selected.safetensors`` only the network that selection chose.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load as deserialised
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
@@ -69,18 +70,18 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not path.is_file():
         raise UsageError(f"no checkpoint at {str(path)!r}; `dann train` writes one")
     try:
-        with safe_open(path, framework="pt") as file:
-            kind, _, text = (file.metadata() or {}).get("format", "").partition(" ")
-            if kind != FORMAT:
-                what = f"of another version of dann ({kind})" if kind.startswith(_FORMATS) else "not a dann checkpoint"
-                raise DannError(f"{path} is a safetensors file, but {what}; expected {FORMAT}")
-            about = json.loads(text)
-            if not isinstance(about, dict) or not {"step", "classes", "sha256"} <= about.keys():
-                raise ValueError("its header lacks the step, the classes or the digest")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-            if about.pop("sha256") != _digest(tensors):
-                raise ValueError("its tensors are not those that were written (their SHA-256 is another)")
-            return about, tensors
+        content = path.read_bytes()  # once: a run that still trains may replace the file at any time
+        tensors = deserialised(content)
+        kind, _, text = _metadata(content).get("format", "").partition(" ")
+        if kind != FORMAT:
+            what = f"of another version of dann ({kind})" if kind.startswith(_FORMATS) else "not a dann checkpoint"
+            raise DannError(f"{path} is a safetensors file, but {what}; expected {FORMAT}")
+        about = json.loads(text)
+        if not isinstance(about, dict) or not {"step", "classes", "sha256"} <= about.keys():
+            raise ValueError("its header lacks the step, the classes or the digest")
+        if about.pop("sha256") != _digest(about, tensors):
+            raise ValueError("it is not what was written (its SHA-256 is another)")
+        return about, tensors
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise DannError(f"{path} is damaged: {error}; train again or resume from another checkpoint") from error
 
@@ -91,9 +92,9 @@ def write(path: Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> None
     try:
         part.parent.mkdir(parents=True, exist_ok=True)
         contiguous = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-        header = json.dumps({**about, "sha256": _digest(contiguous)})
+        header = {**about, "sha256": _digest(json.loads(json.dumps(about)), contiguous)}
         # one entry, since safetensors writes several in an order of chance, and equal states are to be equal files
-        content = serialised(contiguous, metadata={"format": f"{FORMAT} {header}"})
+        content = serialised(contiguous, metadata={"format": f"{FORMAT} {json.dumps(header)}"})
         with open(part, "wb") as file:  # safetensors' own writing ignores the umask
             file.write(content)
             file.flush()
@@ -156,9 +157,15 @@ def _named(name: str, module: nn.Module) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for key, value in module.state_dict().items()}
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and bytes, whatever the order of the tensors, which are contiguous."""
-    digest = hashlib.sha256()
+def _metadata(content: bytes) -> dict[str, str]:
+    """That of a safetensors file: 8 bytes with the length of a JSON header, which has it as one entry."""
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]).get("__metadata__", {})
+
+
+def _digest(about: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of the JSON and of names, types, shapes and bytes of the tensors, which are contiguous."""
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, value in sorted(tensors.items()):
         digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
         digest.update(value.reshape(-1).view(torch.uint8).numpy().data)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dann.infer.errors import UsageError, unknown_name
-from dann.train.settings import TrainConfig
+from dann.train.settings import ObjectivesConfig, TrainConfig
 
 DEFAULT_PRESET = "cars"
 
@@ -34,11 +34,13 @@ def resolve(
         given = _read_toml(file)
         if method is not None:
             _check_kept(method, given.get("objectives"), file)
-        _merge(values, given)
+        _overlay(values, given)
+    flags: dict[str, Any] = {}
     for dotted, value in (overrides or {}).items():
         for name in reversed(dotted.split(".")):
             value = {name: value}
-        _merge(values, value)
+        _merge(flags, value)
+    _overlay(values, flags)
     return TrainConfig.from_dict(values)
 
 
@@ -57,8 +59,9 @@ def _set_method(values: dict[str, Any], name: str) -> None:
 
 def _check_kept(method: str, objectives: Any, file: Path) -> None:
     """A file may change the weights of a method; one that says 0, as a printed configuration may, means another."""
+    losses = ObjectivesConfig().weights()
     for name, weight in load_method(method)["objectives"].items():
-        if weight and isinstance(objectives, dict) and objectives.get(name, weight) == 0:
+        if name in losses and weight and isinstance(objectives, dict) and objectives.get(name, weight) == 0:
             raise UsageError(
                 f"the method {method!r} is made of objectives.{name}, which is 0 in {str(file)!r}; leave out the "
                 "method, or that line"
@@ -125,6 +128,13 @@ def _read_toml(file: Path) -> dict[str, Any]:
         raise UsageError(f"configuration {str(file)!r} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"configuration {str(file)!r} is not valid TOML: {error}") from error
+
+
+def _overlay(values: dict[str, Any], given: dict[str, Any]) -> None:
+    """Merge a layer over those before it; its ``epochs`` take the place of their ``steps``."""
+    if "epochs" in given and "steps" not in given:
+        values.pop("steps", None)
+    _merge(values, given)
 
 
 def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:

@@ -56,9 +56,10 @@ class Domains:
     @property
     def notes(self) -> list[str]:
         """What the scores must not be taken for."""
-        test = self.target_test
-        if test is not None and test.images.fingerprint() == self.labelled.images.fingerprint():
-            return ["the test images are those that are trained on: target accuracy says nothing of new images"]
+        test = [] if self.target_test is None else self.target_test.images.names
+        known = len(set(test) & set(self.labelled.images.names))
+        if known:
+            return [f"{known} of the {len(test)} test images are trained on: target accuracy says little of new images"]
         return []
 
     def record(self) -> dict[str, Any]:

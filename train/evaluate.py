@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from dann.infer.errors import DannError
+from dann.infer.errors import Diverged
 from dann.train.adaptation_state import evaluating
 from dann.train.batch_norm import SOURCE, TARGET
 from dann.train.data import ImageSet, LabelledSet
@@ -41,9 +41,9 @@ class Scores:
 
 
 def scores(logits_NK: np.ndarray, labels_N: np.ndarray, classes: tuple[str, ...]) -> Scores:
-    """The scores of ``logits_NK`` (float) against ``labels_N`` (ints below K); :class:`DannError` unless finite."""
+    """The scores of ``logits_NK`` (float) against ``labels_N`` (ints below K); :class:`Diverged` unless finite."""
     if not np.isfinite(logits_NK).all():
-        raise DannError("the network's logits are not finite: it has diverged; train it with a smaller --lr")
+        raise Diverged("the network's logits are not finite: it has diverged; train it with a smaller --lr")
     predicted = logits_NK.argmax(axis=1)
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (labels_N, predicted), 1)

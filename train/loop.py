@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from dann.infer.errors import DannError, Interrupted, UsageError
+from dann.infer.errors import DannError, Diverged, Interrupted, UsageError
 from dann.train import augment, checkpoint
 from dann.train.adaptation_state import AdaptationState
 from dann.train.batches import Batch, BatchStream, prefetched
@@ -65,7 +65,7 @@ def fit(
     """Train from the start into a new folder under ``runs``.
 
     Under ``torchrun`` all processes call this; the first one writes. Raises :class:`UsageError` for data that is
-    missing or does not match, :class:`DannError` for a non-finite loss, :class:`Interrupted` after SIGINT or SIGTERM,
+    missing or does not match, :class:`Diverged` for a non-finite loss, :class:`Interrupted` after SIGINT or SIGTERM,
     the state being saved then.
     """
     device = training_device(config)
@@ -192,6 +192,7 @@ class _Training:
             seconds=seconds,
             images_per_second=(self.step - began_step) * self.images_per_step * domains / max(seconds, 1e-9),
             skipped=self.domains.skipped,
+            notes=self.domains.notes,
         )
         if self.world.first:
             write_json(self.run.result, result.to_dict())
@@ -378,14 +379,14 @@ class _Training:
     def _check_weights(self) -> None:
         for name, value in self.network.state_dict().items():
             if not value.isfinite().all():  # a finite loss can have had an infinite gradient
-                raise DannError(f"{name} is not finite after step {self.step}. {self._kept()}. {_DIVERGED}")
+                raise Diverged(f"{name} is not finite after step {self.step}. {self._kept()}. {_DIVERGED}")
 
     def _log(self) -> MetricsLog | NoLog:
         if self.world.first:
             return MetricsLog(self.run.metrics, self.run.tensorboard, step=self.step)
         return NoLog()
 
-    def _non_finite(self, batches: tuple[Batch, ...], values_: dict[str, Tensor]) -> DannError:
+    def _non_finite(self, batches: tuple[Batch, ...], values_: dict[str, Tensor]) -> Diverged:
         sets = [self.domains.labelled.images, self.domains.unlabelled]
         names = [
             [images.names[i] for i in batch.indices]
@@ -396,7 +397,7 @@ class _Training:
         values = {name: value.item() for name, value in values_.items()}
         write_json(file, {"step": self.step + 1, "losses": {k: repr(v) for k, v in values.items()}, "batches": names})
         what = "gradient" if math.isfinite(values["loss"]) else "loss"
-        return DannError(
+        return Diverged(
             f"the {what} is not finite at step {self.step + 1} ({', '.join(f'{k} {v:g}' for k, v in values.items())}); "
             f"its batch begins with {names[0][0]!r} and is listed in {file}. {self._kept()}. {_DIVERGED}"
         )

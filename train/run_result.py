@@ -1,6 +1,6 @@
 """What a finished run gave, and ``result.json``."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dann.train.config import TrainConfig
@@ -27,6 +27,8 @@ class TrainResult:
     """Of both domains, in that time."""
     skipped: list[tuple[str, str]]
     """Name and reason of every image that could not be read, or has no class where it needs one."""
+    notes: list[str] = field(default_factory=list)
+    """What the scores must not be taken for."""
 
     @property
     def mode(self) -> str:
@@ -60,6 +62,7 @@ class TrainResult:
             "last": self.last,
             "selected": self.selected,
             "best_on_test_labels": self.best_on_test_labels,
+            "notes": self.notes,
             "warnings": [warning.to_dict() for warning in self.history.warnings],
             "seconds": round(self.seconds, 1),
             "images_per_second": round(self.images_per_second, 1),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.special import entr, softmax
 
-from dann.infer.errors import DannError, UsageError, unknown_name
+from dann.infer.errors import Diverged, UsageError, unknown_name
 from dann.train.settings import between
 
 SND_TEMPERATURE = 0.05
@@ -33,7 +33,7 @@ _MAX_LOG_WEIGHT = 50.0  # more than images can tell, and far from overflow
 class Evidence:
     """What a network in evaluation mode makes of images: all that a criterion looks at.
 
-    Scores of two networks compare only on the same images. Raises :class:`DannError` for values that are not finite,
+    Scores of two networks compare only on the same images. Raises :class:`Diverged` for values that are not finite,
     :class:`UsageError` for arrays that are empty or do not fit together.
     """
 
@@ -279,4 +279,4 @@ def _check(name: str, array: np.ndarray, shape: tuple[int, int]) -> None:
         raise UsageError(f"{name} has the shape {array.shape}; expected {shape}, to fit the other arrays, and no zeros")
     if not np.isfinite(array).all():
         what = "logits" if "logits" in name else "features"
-        raise DannError(f"the network's {what} are not finite: it has diverged; train it with a smaller --lr")
+        raise Diverged(f"the network's {what} are not finite: it has diverged; train it with a smaller --lr")

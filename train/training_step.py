@@ -5,12 +5,14 @@ Legend: N images, C × H × W pixels, D features, K classes. The losses themselv
 the weights is in :mod:`dann.train.loop`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from dann.train.adaptation_state import AdaptationState
 from dann.train.batch_norm import SOURCE, TARGET, frozen_running_statistics
@@ -150,10 +152,14 @@ class TrainingStep(nn.Module):
         return adversarial.domain_loss(source_N, target_N)
 
     def _vat(self, images_NCHW: Tensor, domain: int) -> Tensor:
-        """Predicts the clean images anew: the step's own logits are half precision, or of a pass of both domains."""
+        """Of one function of the images: float32, this domain's statistics, and no dropout.
+
+        The step's own logits are of another: half precision, whose noise hides the direction, perhaps a pass of both
+        domains, and a dropout mask of their own. Hence the clean images are predicted anew.
+        """
         direction_NCHW = torch.randn_like(images_NCHW)
         predict = partial(self.network, domain=domain)
-        with torch.autocast(images_NCHW.device.type, enabled=False):  # half precision loses the direction in its noise
+        with torch.autocast(images_NCHW.device.type, enabled=False), _without_dropout(self.network):
             with torch.no_grad():
                 clean_NK = predict(images_NCHW)
             return vat.vat_loss(predict, images_NCHW, clean_NK, direction_NCHW, radius=self.objectives.vat_radius)
@@ -183,6 +189,18 @@ class TrainingStep(nn.Module):
         )
         terms.add("adamatch", pace.warmup * self.objectives.adamatch, lambda: loss)
         terms.values["adamatch_confident_share"] = share
+
+
+@contextmanager
+def _without_dropout(network: nn.Module) -> Iterator[None]:
+    layers = [module for module in network.modules() if isinstance(module, _DropoutNd) and module.training]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()
 
 
 def _marginal(logits_NK: Tensor) -> Tensor:

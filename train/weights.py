@@ -234,6 +234,8 @@ def _fit(name: str, given: Tensor | None, shape: Shape) -> Tensor | None:
 def _check_values(fitting: Mapping[str, Tensor], wanted: Mapping[str, Tensor], file: Path) -> None:
     """Refuse what would be copied without a word and train to nothing."""
     for name, tensor in fitting.items():
+        if name.endswith(_COUNTER):
+            continue
         if wanted[name].is_floating_point() != tensor.is_floating_point():
             kinds = f"{tensor.dtype} in {str(file)!r}, and {wanted[name].dtype} here"
             raise UsageError(f"{name} is {kinds}; expected floating-point weights")

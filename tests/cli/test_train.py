@@ -183,6 +183,8 @@ def test_where_nothing_is_selected_nothing_is_side_by_side(words: list[str], pla
 def test_a_run_is_named_after_its_method(place: Path):
     assert done("train", *DATA, *TINY, "--method", "mcc").stdout.startswith("run: runs/custom-mcc-s0 ")
     assert done("train", *DATA, *TINY, "--mode", "source").stdout.startswith("run: runs/custom-source-s0 ")
+    changed = ["--method", "mcc", "--set", "objectives.bnm=0.5"]
+    assert done("train", *DATA, *TINY, *changed).stdout.startswith("run: runs/custom-mcc-bnm-s0 ")
 
 
 def test_it_is_told_what_was_taken_of_weights_to_begin_from(finished: Path):

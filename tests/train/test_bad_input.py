@@ -91,7 +91,7 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda content: b"", "is damaged"),
     "truncated": (truncated, "is damaged"),
     "a pickle": (lambda content: b"\x80\x05}q\x00." * 100, "is damaged"),
-    "a flipped bit": (one_bit_flipped, "its tensors are not those that were written"),
+    "a flipped bit": (one_bit_flipped, "it is not what was written"),
     "another safetensors file": (foreign_header, "not a dann checkpoint"),
     "of an older dann": (older_format, "of another version of dann (dann-checkpoint-1)"),
 }

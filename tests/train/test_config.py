@@ -140,6 +140,28 @@ def test_file_and_flags_override_the_method_which_overrides_the_preset(tmp_path:
     assert config.data == resolve("mnist-mnistm").data
 
 
+def test_epochs_of_a_later_layer_take_the_place_of_steps(tmp_path: Path):
+    assert resolve("mnist-mnistm").steps == 8000
+    by_flag = resolve("mnist-mnistm", overrides={"epochs": 2})
+    file = tmp_path / "mine.toml"
+    file.write_text("epochs = 3\n", encoding="utf-8")
+    by_file = resolve("mnist-mnistm", file)
+    assert [(config.epochs, config.steps) for config in (by_flag, by_file)] == [(2, None), (3, None)]
+    file.write_text(to_toml(resolve("mnist-mnistm")), encoding="utf-8")
+    assert resolve(file=file).steps == 8000
+    assert resolve("mnist-mnistm", file, {"steps": 7}).steps == 7
+
+
+def test_a_file_may_change_what_is_no_loss_of_a_method(tmp_path: Path):
+    file = tmp_path / "mine.toml"
+    file.write_text("[objectives]\nwarmup = 0.0\ncdan_entropy = false\n", encoding="utf-8")
+    assert resolve(file=file, method="combined").objectives.warmup == 0.0
+    assert not resolve(file=file, method="cdan").objectives.cdan_entropy
+    file.write_text("[objectives]\nmcc = 0\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="method 'combined' is made of objectives.mcc, which is 0"):
+        resolve(file=file, method="combined")
+
+
 def test_the_objectives_of_a_method_take_the_place_of_all_others():
     config = resolve(overrides={"objectives.bnm": 0.5, "optimiser.lr": 0.25, "mode": "source"})
     other = with_method(config, "cdan")

@@ -57,7 +57,9 @@ def test_the_oracle_trains_on_the_labelled_target_alone(configure: Configure, se
 def test_an_oracle_that_is_tested_on_what_it_trains_on_is_told(configure: Configure, sets: dict[str, str]):
     oracle = configure({"data.target": sets["target"], "data.test": sets["target"]}, mode="target")
     (note,) = open_domains(oracle).notes
-    assert note.startswith("the test images are those that are trained on")
+    assert note.startswith("40 of the 40 test images are trained on")
+    held_out = configure({"data.test": sets["source"], "data.holdout": 0.25}, mode="source")
+    assert open_domains(held_out).notes[0].startswith("18 of the 24 test images are trained on")
     assert open_domains(configure({"data.target": sets["target"]}, mode="target")).notes == []
 
 

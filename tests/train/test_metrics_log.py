@@ -1,6 +1,7 @@
 """``metrics.jsonl`` and TensorBoard hold the same numbers, also after a resumed run."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,24 @@ def test_lines_that_a_crash_left_behind_are_dropped(damage: bytes, log_at, tmp_p
     with log_at(step=1) as log:
         log.write("step", 2, {"loss": 0.25})
     assert steps_in_jsonl(tmp_path) == [1, 2]
+
+
+@pytest.mark.parametrize(("error", "shown"), [(OSError(28, "No space left on device"), 0), (ValueError("else"), 1)])
+def test_a_full_disk_in_the_thread_of_tensorboard_is_said_once(
+    error: Exception, shown: int, log_at, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", seen.append)
+
+    def fail() -> None:
+        raise error
+
+    with log_at():
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+    assert len(seen) == shown
+    assert threading.excepthook == seen.append
 
 
 def test_texts_are_in_the_lines_only(log_at, tmp_path: Path):

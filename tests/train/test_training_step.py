@@ -31,7 +31,7 @@ CLASSES = 3
 NO_ADVERSARY: dict[str, Any] = {"dann": 0.0}
 
 
-def network_of(bn: str = "split", *, conditional: bool = False) -> DomainAdversarialNetwork:
+def network_of(bn: str = "split", *, conditional: bool = False, dropout: float = 0.0) -> DomainAdversarialNetwork:
     torch.manual_seed(7)
     config = ModelConfig(
         backbone="dann-mnist",
@@ -39,6 +39,7 @@ def network_of(bn: str = "split", *, conditional: bool = False) -> DomainAdversa
         label_hidden=(6,),
         domain_hidden=(6,),
         bn=bn,  # type: ignore[arg-type]
+        dropout=dropout,
     )
     return DomainAdversarialNetwork(
         config, classes=CLASSES, height=16, width=16, two_domains=True, conditional=conditional
@@ -196,11 +197,13 @@ def test_an_objective_that_is_warmed_up_to_nothing_is_not_there(name: str, batch
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("bn", ["shared", "split"])
 def test_vat_is_nothing_where_the_images_hardly_move(bn: str, half: bool, batch: StepInput):
-    """Both predictions that it compares are of the same pass: neither a joint one, nor one in half precision."""
+    """Both predictions that it compares are of one function: its statistics, its precision, and no dropout."""
+    network = network_of(bn, dropout=0.5)
     objectives = {**NO_ADVERSARY, "vat_source": 1.0, "vat_target": 1.0, "vat_radius": 1e-3}
     with torch.autocast("cpu", torch.bfloat16, enabled=half):
-        values = step(network_of(bn), batch, objectives).values
+        values = step(network, batch, objectives).values
     assert values["vat_source_loss"] < 1e-6 and values["vat_target_loss"] < 1e-6
+    assert all(module.training for module in network.modules())
 
 
 def test_all_objectives_together_are_their_weighted_sum(batch: StepInput):

@@ -238,6 +238,13 @@ def test_a_backbone_does_not_need_the_counters_of_old_batch_normalisation(tmp_pa
     assert torch.equal(network.state_dict()["0.weight"], wanted["0.weight"])
 
 
+def test_counters_of_any_type_are_taken_for_what_they_are(tmp_path: Path):
+    network, state = backbone(2), backbone(1).state_dict()
+    torch.save({name: tensor.float() for name, tensor in state.items()}, tmp_path / "a.pth")
+    load_backbone(network, tmp_path / "a.pth")
+    assert_same(network.state_dict(), state)
+
+
 def test_a_network_starts_from_a_checkpoint(tmp_path: Path):
     source, network = adversarial(1), adversarial(2)
     source(torch.rand(4, 3, 8, 8))  # moves the running statistics, and what counts their batches

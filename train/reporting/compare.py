@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from dann.infer.errors import DannError, Interrupted, UsageError
+from dann.infer.errors import Diverged, Interrupted, UsageError
 from dann.infer.results import WholeFile
 from dann.train.config import with_method
 from dann.train.distributed import started_by_torchrun
@@ -56,7 +56,7 @@ def compare(
     row that is trained on target labels is left out where there are none. ``on_step`` counts within each run,
     ``on_message`` says which one it is; ``command`` is what was typed, for the record.
 
-    A run that fails (that diverges, for one) leaves a dash, its reason in the notes, and the others go on.
+    A run that diverges leaves a dash, its reason in the notes, and the others go on.
     Raises :class:`UsageError` where the target cannot be tested on, or the folder holds runs with other settings;
     :class:`Interrupted` after SIGINT or SIGTERM, the state of the current run being saved then.
     """
@@ -124,18 +124,21 @@ def _rows(
         on_message(f"run {number} of {len(wanted)}: {plan.title}, seed {seed}")
         run = RunDir(root / f"{plan.key}-s{seed}")
         try:
-            _finish(run, replace(plan.config, seed=seed), on_step, on_message)
+            finish(run, replace(plan.config, seed=seed), on_step, on_message)
             cells[plan.key].append(read_cell(run, seed))
-        except DannError as error:
-            if error.exit_code != DannError.exit_code:
-                raise
+        except Diverged as error:
             on_message(f"failed: {error}")
             cells[plan.key].append(failed_cell(run, seed, str(error)))
     return tuple(Row(title=plan.title, mode=plan.config.mode, cells=tuple(cells[plan.key])) for plan in plans)
 
 
-def _finish(run: RunDir, config: TrainConfig, on_step: OnStep, on_message: OnMessage) -> None:
-    """Train or resume ``run``, unless it is finished."""
+def finish(
+    run: RunDir,
+    config: TrainConfig,
+    on_step: OnStep = lambda done, total, numbers: None,
+    on_message: OnMessage = lambda message: None,
+) -> None:
+    """Train or resume ``run``, unless it is finished; :class:`UsageError` where it has other settings."""
     if run.config.exists():
         _check_settings(run, config)
     elif run.root.is_dir() and not set(os.listdir(run.root)) - {"config.json.part"}:

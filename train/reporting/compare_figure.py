@@ -26,8 +26,8 @@ def draw(comparison: Comparison) -> Figure:
     figure = Figure(figsize=(7, 1.4 + _ROW_INCHES * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     for height, row in enumerate(rows):
-        _series(axes, height - 0.12, row.sources, "source", first=height == 0)
-        _series(axes, height + 0.12, row.targets, "target", first=height == 0)
+        _series(axes, height - 0.12, row.sources, "source")
+        _series(axes, height + 0.12, row.targets, "target")
     oracle = summary(comparison.oracle.targets)["mean"] if comparison.oracle else None
     if oracle is not None:
         axes.axvline(
@@ -40,11 +40,14 @@ def draw(comparison: Comparison) -> Figure:
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        once = dict(zip(labels, handles, strict=True))
+        figure.legend(once.values(), once, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
-def _series(axes: Axes, height: float, values: Values, domain: str, *, first: bool) -> None:
+def _series(axes: Axes, height: float, values: Values, domain: str) -> None:
     colour, found = DOMAIN_COLOURS[domain], summary(values)
     if found["mean"] is None:
         return
@@ -64,5 +67,5 @@ def _series(axes: Axes, height: float, values: Values, domain: str, *, first: bo
         color=colour,
         markerfacecolor="white",
         capsize=3,
-        label=domain if first else None,
+        label=domain,
     )

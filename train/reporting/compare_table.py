@@ -2,7 +2,7 @@
 
 A row is one thing that was trained, a cell one run of it: the same seeds in the same order in every row. A value is
 the mean over the seeds, ± the sample standard deviation (n − 1) where there is more than one. ``None`` is a number that
-could not be measured (for one, because the run failed), and makes a dash of every mean that it would be part of.
+could not be measured (for one, because the run diverged), and makes a dash of every mean that it would be part of.
 """
 
 from collections.abc import Iterable, Sequence
