@@ -14,8 +14,8 @@ from dann.train.run_dir import find_run
 from dann.train.settings import TrainConfig
 
 Configure = Callable[..., TrainConfig]
-KEYS = """mode method oracle simulated_target checkpoint selection last selected best_on_test_labels notes warnings seconds
-images_per_second skipped_images source target domain_accuracy""".split()
+KEYS = """mode method oracle simulated_target checkpoint selection last selected best_on_test_labels notes warnings
+seconds images_per_second skipped_images source target domain_accuracy""".split()
 
 
 class Killed(Exception):
