@@ -713,6 +713,48 @@ def mnistm(mnist_root: Path | None, photos: Path, out: Path | None, seed: int, d
 
 
 @data.command()
+@click.option(
+    "--models",
+    required=True,
+    metavar="DIR|cars",
+    help="A folder of 3-D models per class, or `cars`: procedural cars of five body types.",
+)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--per-class", type=int, help="Images of each class.  [default: 500]")
+@click.option("--size", "size_px", type=int, help="Larger side of the images, in pixels.  [default: 128]")
+@click.option("--look", default="varied", show_default=True, help="varied, studio or simulated-photo.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the look: `elevation_deg=[0,20]`.")
+@click.option("--backgrounds", metavar="DIR", help="Photos to put behind the models.")
+@click.option("--up", default="auto", show_default=True, help="Axis that points up in the files: x, y, z, -x, -y, -z.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--workers", type=int, help="Processes.  [default: one per core]")
+def render(models: str, look: str, settings: tuple[str, ...], **options: Any) -> None:
+    """Render 3-D models into labelled images: any view, light, colour and background.
+
+    Reads OBJ, GLB, glTF, STL and PLY. The same command goes on where it was interrupted.
+
+    \b
+    Example:
+      dann data render --models cad/ --backgrounds photos/ --out renders/
+      dann train --source renders/ --target photos/
+    """
+    from dann.infer.progress import Progress
+    from dann.train.rendering.model_renders import render_models
+    from dann.train.rendering.styles import style_of
+
+    given = {name: value for name, value in options.items() if value is not None}
+    style = style_of(look, dict(_setting(text) for text in settings))
+    with Progress("render") as progress:
+        done = render_models(models, style=style, on_progress=progress.update, on_note=progress.message, **given)
+    for name, reason in done.failed:
+        click.echo(f"left out {name}: {reason}", err=True)
+    click.echo(f"{done.images} images" + (f", {done.kept} of them from before" if done.kept else ""), err=True)
+    click.echo(str(done.out))
+    if done.failed:
+        raise click.exceptions.Exit(SOME_UNREADABLE)
+
+
+@data.command()
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--source", type=int, help="Number of studio renders.")
 @click.option("--target", type=int, help="Number of simulated photos to adapt to.")

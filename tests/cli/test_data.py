@@ -1,7 +1,9 @@
 """``dann data``: fetch, build and render, and train on what came of it."""
 
+import csv
 import gzip
 import hashlib
+import shutil
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,11 +15,13 @@ import cv2
 import numpy as np
 import pytest
 from command import NETWORK, dann, done, outcome, refused, start
+from vehicles import box, car, save, turned
 
 from dann.train import fetch as fetch_module
 from dann.train.fetch import DOWNLOADS
 
 CARS = "--source 10 --target 10 --test 5 --size 32 --workers 1".split()
+RENDER = "--models cad --out made --per-class 3 --size 24 --workers 1".split()
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -64,6 +68,15 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def cad(place: Path) -> Path:
+    """``cad`` in the working folder: two cars, one of them on its side, and a block."""
+    save(car(), place / "cad" / "car" / "a.glb")
+    save(turned(car(), "x"), place / "cad" / "car" / "b.stl")
+    save(box((0, 0, 0), (4, 2, 2)), place / "cad" / "block" / "c.obj")
+    return place / "cad"
+
+
 def test_digits_are_fetched_blended_and_trained_on(mirror: str, photos: Path, place: Path, own_data_root: Path):
     ran = done("data", "fetch", "mnist", "--mirror", mirror)
     assert ran.stdout == f"{own_data_root / 'MNIST' / 'raw'}\n"
@@ -104,6 +117,99 @@ def test_cars_are_rendered_and_trained_on(place: Path):
     assert sorted(place.rglob("*")) == before
     ran = done("train", "--layout", "split", "--data-root", "my cars", *NETWORK, "--steps", "2")
     assert "simulated photos accuracy" in ran.stdout
+
+
+def test_models_are_rendered_and_trained_on(cad: Path):
+    ran = done("data", "render", *RENDER)
+    assert ran.stdout == "made\n"
+    said = [line for line in ran.stderr.splitlines() if not line.startswith("render: ")]
+    assert [line.split(";")[0] for line in said] == [
+        "block/c.obj: 12 triangles, 4 × 2 × 2, up is y",
+        f"car/a.glb: {len(car().faces)} triangles, 4.4 × 1.8 × 1.4, up is z",
+        f"car/b.stl: {len(car().faces)} triangles, 4.4 × 1.8 × 1.4, up is x",
+        "block: one model only",
+        "6 images",
+    ]
+    assert "stands along x by its shape; --up sets it" in said[2]
+    assert "render: 6/6" in ran.stderr
+    done("train", "--source", "made", "--target", "photos", *NETWORK, "--steps", "2")
+
+
+def test_the_same_command_goes_on_and_another_is_refused(cad: Path):
+    done("data", "render", *RENDER)
+    before = {path: path.read_bytes() for path in Path("made").rglob("*") if path.is_file()}
+    assert done("data", "render", *RENDER).stderr.endswith("6 images, 6 of them from before\n")
+    ran = dann("data", "render", *RENDER, "--seed", "1")
+    assert (ran.exit_code, ran.stdout) == (2, "") and "holds renders of another recipe" in ran.stderr.splitlines()[-1]
+    assert {path: path.read_bytes() for path in Path("made").rglob("*") if path.is_file()} == before
+
+
+def test_a_look_its_settings_and_backgrounds_are_honoured(cad: Path):
+    settings = ["--set", "elevation_deg=[40,41]", "--set", "studio=0", "--set", "photo=1.0"]
+    done("data", "render", *RENDER, "--look", "studio", *settings, "--backgrounds", "photos", "--up", "y")
+    with open("made/renders.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    for row in rows:
+        assert 40 <= float(row["elevation_deg"]) <= 41 and row["jpeg"] == ""
+        assert (Path("photos") / row["backdrop"]).is_file()
+
+
+def test_procedural_cars_are_rendered_by_class(place: Path):
+    ran = done("data", "render", "--models", "cars", *RENDER[2:])
+    assert ran.stderr.splitlines()[-1] == "15 images"
+    assert sorted(path.name for path in Path("made").iterdir() if path.is_dir()) == [
+        "hatchback", "pickup", "sedan", "suv", "van",
+    ]  # fmt: skip
+
+
+def test_models_and_photos_that_cannot_be_used_are_named(cad: Path, spoil):
+    (cad / "car" / "broken.glb").write_bytes(b"x")
+    (cad / "lorry").mkdir()
+    (cad / "lorry" / "scan.fbx").write_bytes(b"x")
+    broken = spoil(Path("photos"))
+    ran = dann("data", "render", *RENDER, "--backgrounds", "photos")
+    assert (ran.exit_code, ran.stdout) == (3, "made\n") and "6 images" in ran.stderr
+    left_out = [line.split(": ")[0] for line in ran.stderr.splitlines() if line.startswith("left out ")]
+    assert sorted(left_out) == sorted(
+        f"left out {name}" for name in ["car/broken.glb", "lorry/scan.fbx", "lorry", *broken]
+    )
+
+
+def test_no_model_that_can_be_used_is_an_error(cad: Path):
+    shutil.rmtree(cad / "block")
+    for path in (cad / "car").iterdir():
+        path.write_bytes(b"x")
+    refused(dann("data", "render", *RENDER), 1, "no model in 'cad' can be used", "car/a.glb cannot be read as .glb")
+    assert not Path("made").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--models", "nowhere"], ["no such folder: 'nowhere'", "one sub-folder of models per class"]),
+        (["--models", "photos"], ["no models in the sub-folders of 'photos'"]),
+        (["--out", "labelled"], ["'labelled' exists and holds no renders of dann"]),
+        (["--backgrounds", "nowhere"], ["no such folder: 'nowhere'; expected a folder of photos"]),
+        (["--backgrounds", "cad"], ["no images at 'cad'"]),
+        (["--look", "stdio"], ["unknown look 'stdio'; did you mean 'studio'?"]),
+        (["--set", "elevaton_deg=[0,1]"], ["unknown setting 'elevaton_deg'; did you mean 'elevation_deg'?"]),
+        (["--set", "elevation_deg=[9,1]"], ["elevation_deg is [9.0, 1.0]; expected two numbers, the lower one first"]),
+        (["--set", "elevation_deg=[0,100]"], ["expected values from 0 to 89"]),
+        (["--set", "elevation_deg"], ["elevation_deg"]),
+        (["--up", "w"], ["the up axis is 'w'", "auto, z, y, x"]),
+        (["--size", "3"], ["the image size is 3 px"]),
+        (["--per-class", "0"], ["images per class is 0"]),
+        (["--seed", "-1"], ["the seed is -1"]),
+    ],
+    ids=lambda value: " ".join(value) if value[0].startswith("--") else None,
+)
+def test_what_cannot_be_rendered_is_refused(words: list[str], parts: list[str], cad: Path):
+    before = sorted(cad.parent.rglob("*"))
+    ran = dann("data", "render", *RENDER, *words)
+    assert (ran.exit_code, ran.stdout, ran.stderr.count("error: ")) == (2, "", 1), ran
+    assert [part for part in parts if part not in ran.stderr.splitlines()[-1]] == []
+    assert sorted(cad.parent.rglob("*")) == before
 
 
 @pytest.mark.parametrize(

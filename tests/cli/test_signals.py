@@ -75,6 +75,18 @@ def test_a_stopped_rendering_leaves_nothing(number: signal.Signals, exit_code: i
     assert sorted(path for path in place.iterdir()) == before
 
 
+@SIGNALS
+def test_a_stopped_rendering_of_models_keeps_what_is_done(number: signal.Signals, exit_code: int, place: Path):
+    options = "--models cars --out made --per-class 300 --size 16 --workers 1".split()
+    ran = stopped_at("render: 16/1500", start("data", "render", *options), number)
+    said = "interrupted" if number == signal.SIGINT else "terminated"
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (exit_code, "", f"error: {said}\n")
+    images = list(Path("made").glob("*/*.jpg"))
+    assert 16 <= len(images) < 1500 and not list(Path("made").glob("**/*.partial"))
+    ran = stopped_at("render: ", start("data", "render", *options), number)
+    assert len(list(Path("made").glob("*/*.jpg"))) > len(images)
+
+
 def test_the_handlers_of_the_caller_come_back(finished: Path):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     done("infer", "--test-loc", "labelled", "--out-path", "preds.csv")

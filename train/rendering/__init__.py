@@ -1,7 +1,9 @@
-"""The embedded data set: cars rendered from parametric bodies, on the CPU, without a display.
+"""Synthetic training images: 3-D models, rendered on the CPU, without a display.
 
-cars            the set and its files
-car_bodies      shapes of the classes;  car_decals  what is painted on them
-raster          triangles to pixels;  shading  light;  backdrops  what is behind
-photo_effects   camera and degradation: studio render or simulated photo
+cars            the embedded data set: procedural cars, and simulated photos of them
+model_renders   a data set from a folder of models
+styles          from which ranges a scene is drawn;  scene  the numbers of one image;  photograph  from both to pixels
+cad_models      models from files;  up_axis  which way they stand
+procedural_car  a car from proportions (car_proportions), as a mesh (car_bodies), with equipment (car_decals)
+mesh, raster    triangles to pixels;  shading  light;  backdrops  what is behind;  photo_effects  what a camera adds
 """

@@ -1,4 +1,4 @@
-"""Parametric car bodies: real proportions of five classes, lofted into a triangle mesh.
+"""Car bodies as triangle meshes, lofted from the proportions of :mod:`dann.train.rendering.car_proportions`.
 
 A body is drawn the way a package drawing is: a side view made of four curves over the length (sill, shoulder line,
 roof line, half width), and a cross-section that is swept along them. Where the roof line leaves the shoulder line
@@ -9,123 +9,20 @@ Axes, in metres: x from the nose (−length/2) to the tail (+length/2), y to the
 distance behind the nose, x + length/2. Legend: V vertices, T triangles, S stations along the car, R points of a ring.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 
-from dann.infer.errors import unknown_name
-
-Range = tuple[float, float]
-
-# Lower and upper end of each proportion. Metres; ``*_deg`` in degrees; ``wheelbase`` in car
-# lengths. Read off the dimension sheets of current European, Japanese and American cars of each class.
-_RANGES: dict[str, dict[str, Range]] = {
-    "sedan": dict(
-        length=(4.50, 5.00), width=(1.76, 1.90), height=(1.40, 1.48), wheelbase=(0.575, 0.605), front=(0.82, 0.95),
-        clearance=(0.14, 0.18), wheel=(0.64, 0.71), nose=(0.64, 0.74), cowl=(0.93, 1.00), cowl_back=(0.42, 0.62),
-        screen_deg=(27, 33), rear_deg=(24, 36), boot=(0.48, 0.78), deck=(0.98, 1.08), roof_drop=(0.02, 0.06),
-        tumble_deg=(17, 24), round=(0.05, 0.10), cladding=(0.0, 0.05), rails=(-0.06, 0.0),
-    ),
-    "hatchback": dict(
-        length=(3.60, 4.15), width=(1.66, 1.80), height=(1.44, 1.55), wheelbase=(0.605, 0.645), front=(0.74, 0.86),
-        clearance=(0.14, 0.18), wheel=(0.60, 0.68), nose=(0.66, 0.78), cowl=(0.96, 1.03), cowl_back=(0.22, 0.44),
-        screen_deg=(28, 36), rear_deg=(48, 66), boot=(0.02, 0.10), deck=(0.92, 1.04), roof_drop=(0.03, 0.10),
-        tumble_deg=(14, 21), round=(0.05, 0.11), cladding=(0.0, 0.06), rails=(-0.30, 0.05),
-    ),
-    "suv": dict(
-        length=(4.25, 4.85), width=(1.84, 1.98), height=(1.70, 1.92), wheelbase=(0.585, 0.615), front=(0.80, 0.92),
-        clearance=(0.24, 0.31), wheel=(0.75, 0.84), nose=(1.00, 1.10), cowl=(1.15, 1.25), cowl_back=(0.42, 0.60),
-        screen_deg=(34, 48), rear_deg=(56, 80), boot=(0.01, 0.08), deck=(1.12, 1.24), roof_drop=(0.02, 0.10),
-        tumble_deg=(10, 18), round=(0.03, 0.09), cladding=(0.06, 0.22), rails=(-0.03, 0.08),
-    ),
-    "pickup": dict(
-        length=(5.15, 5.80), width=(1.86, 2.02), height=(1.76, 1.90), wheelbase=(0.590, 0.625), front=(0.86, 0.98),
-        clearance=(0.26, 0.34), wheel=(0.76, 0.86), nose=(0.96, 1.08), cowl=(1.14, 1.22), cowl_back=(0.44, 0.62),
-        screen_deg=(36, 48), rear_deg=(78, 88), boot=(1.50, 2.15), deck=(1.08, 1.22), roof_drop=(0.00, 0.03),
-        tumble_deg=(10, 16), round=(0.03, 0.07), cladding=(0.0, 0.14), rails=(-0.06, 0.0),
-    ),
-    "van": dict(
-        length=(4.60, 5.50), width=(1.86, 2.04), height=(1.88, 2.40), wheelbase=(0.590, 0.640), front=(0.82, 0.98),
-        clearance=(0.16, 0.22), wheel=(0.66, 0.73), nose=(0.86, 1.02), cowl=(1.14, 1.28), cowl_back=(-0.12, 0.14),
-        screen_deg=(36, 50), rear_deg=(80, 88), boot=(0.01, 0.03), deck=(1.14, 1.26), roof_drop=(0.00, 0.06),
-        tumble_deg=(4, 9), round=(0.04, 0.10), cladding=(0.0, 0.14), rails=(-0.30, 0.05),
-    ),
-}  # fmt: skip
-
-CLASSES: tuple[str, ...] = tuple(sorted(_RANGES))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Body:
-    """The proportions of one car, in metres unless the name or the sentence says otherwise."""
-
-    body_class: str
-    length: float
-    width: float
-    height: float
-    wheelbase: float
-    """Distance of the axles."""
-    front: float
-    """Front overhang: nose to front axle."""
-    clearance: float
-    """Ground to sill."""
-    wheel: float
-    """Diameter of a wheel with its tyre."""
-    nose: float
-    """Height of the bonnet's front edge."""
-    cowl: float
-    """Height of the windscreen's base."""
-    cowl_back: float
-    """Front axle to the windscreen's base; negative on cars that sit over their axle."""
-    screen_deg: float
-    """Windscreen against the horizontal."""
-    rear_deg: float
-    """Rear window against the horizontal."""
-    boot: float
-    """Rear window's base to the tail: the boot lid, or the bed of a pickup."""
-    deck: float
-    """Height of the rear window's base."""
-    roof_drop: float
-    """How much lower the roof is at its rear end than at its highest point."""
-    tumble_deg: float
-    """How far the sides of the greenhouse lean inwards."""
-    round: float
-    """Radius that softens the corners of the side view."""
-    cladding: float
-    """Height of unpainted plastic above the sill."""
-    rails: float
-    """Height of the roof rails; a car has none where this is not positive."""
-
-    @property
-    def axles(self) -> tuple[float, float]:
-        """``s`` of the front and the rear axle."""
-        return self.front, self.front + self.wheelbase
-
-    @property
-    def has_bed(self) -> bool:
-        return self.body_class == "pickup"
-
-
-def sample_body(rng: np.random.Generator, body_class: str) -> Body:
-    """A car of ``body_class`` with proportions drawn from the ranges of its class."""
-    if body_class not in _RANGES:
-        raise unknown_name("car class", body_class, CLASSES)
-    drawn = {name: float(rng.uniform(*ends)) for name, ends in _RANGES[body_class].items()}
-    drawn["wheelbase"] *= drawn["length"]
-    return Body(body_class=body_class, **drawn)
-
-
-def proportions() -> tuple[str, ...]:
-    """Names of the numeric fields of :class:`Body`, in order."""
-    return tuple(field.name for field in fields(Body) if field.name != "body_class")
-
+from dann.train.rendering.car_proportions import Body
+from dann.train.rendering.mesh import Mesh, face_normals, smooth_normals
 
 # ---- the four curves of the side view ----
 
 _GRID_M = 0.01  # spacing at which the curves are sampled
 _ROOF_ARCH = 0.03  # how far the middle of the roof stands above its front end
 _FENDER = 0.06  # clearance between tyre and wheel arch
+_CORNER_M = 0.10  # radius of the corners in the plan view
 _BELOW_AXLE = 0.02  # a wheel arch starts this little above the axle's height
 
 
@@ -179,13 +76,13 @@ def _cabin(body: Body) -> tuple[float, float, float, float]:
 
 def _shoulder_knots(body: Body, cabin: tuple[float, float, float, float]) -> tuple[list[float], list[float]]:
     tail_drop = 0.10 if body.boot > 0.3 and not body.has_bed else 0.02  # a boot lid falls towards its edge
-    lip = 0.12  # the bonnet's front edge rolls over within this length
+    lip = body.nose_slope + 0.04
     return (
-        [0.0, lip, body.front, cabin[0], cabin[3], body.length],
+        [0.0, lip, (lip + cabin[0]) / 2, cabin[0], cabin[3], body.length],
         [
-            body.nose - 0.10,
+            body.nose - body.nose_drop,
             body.nose,
-            (body.nose + body.cowl) / 2 + 0.03,
+            (body.nose + body.cowl) / 2 + 0.02,
             body.cowl,
             body.deck,
             body.deck - tail_drop,
@@ -210,8 +107,10 @@ def _soften(curve: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _sill(body: Body, s: np.ndarray) -> np.ndarray:
-    approach = 0.10 * np.clip(1 - s / 0.5, 0, 1) + 0.12 * np.clip(1 - (body.length - s) / 0.6, 0, 1)
-    sill = body.clearance + approach
+    front, rear = body.axles
+    approach = 0.12 * np.clip(1 - s / front, 0, 1)
+    departure = 0.16 * np.clip((s - rear) / (body.length - rear), 0, 1)
+    sill = body.clearance + approach + departure
     radius = body.wheel / 2 + _FENDER
     for axle in body.axles:
         rise = np.sqrt(np.clip(radius**2 - (s - axle) ** 2, 0, None))
@@ -220,12 +119,16 @@ def _sill(body: Body, s: np.ndarray) -> np.ndarray:
 
 
 def _half_width(body: Body, s: np.ndarray) -> np.ndarray:
-    """The plan view: full width in the middle, drawn in at both ends."""
-    boxy = body.body_class in ("van", "pickup")
-    nose_tuck, tail_tuck = (0.13, 0.02) if boxy else (0.18, 0.10)
-    nose = nose_tuck * np.clip(1 - s / 0.6, 0, 1) ** 2.4
-    tail = tail_tuck * np.clip(1 - (body.length - s) / 0.5, 0, 1) ** 2.4
+    """The plan view: full width in the middle, drawn in at both ends, with rounded corners."""
+    nose = _drawn_in(s, body.nose_tuck, reach=0.45 + 1.6 * body.nose_tuck)
+    tail = _drawn_in(body.length - s, body.tail_tuck, reach=0.35 + 1.6 * body.tail_tuck)
     return body.width / 2 * (1 - nose - tail)
+
+
+def _drawn_in(from_end: np.ndarray, tuck: float, reach: float) -> np.ndarray:
+    """Share of the half width that is missing at some distance from an end."""
+    corner = 1 - np.sqrt(1 - np.clip(1 - from_end / _CORNER_M, 0, 1) ** 2)
+    return tuck * np.clip(1 - from_end / reach, 0, 1) ** 2 + 0.1 * corner
 
 
 # ---- the mesh ----
@@ -243,25 +146,16 @@ class Surface(IntEnum):
     BED = 6
     TYRE = 7
     FITTING = 8
-
-
-@dataclass(frozen=True)
-class Mesh:
-    """Triangles, counter-clockwise seen from outside."""
-
-    vertices_V3: np.ndarray
-    normals_V3: np.ndarray
-    triangles_T3: np.ndarray
-    surface_T: np.ndarray
-    """:class:`Surface` of each triangle, uint8."""
+    MIRROR = 9
 
 
 _SHOULDER_IN = 0.05  # the greenhouse starts this far inside the shoulder
-_SIDE_LEVELS = 6  # ring points from sill to shoulder
+_SIDE_LEVELS = (0, 0.12, 0.3, 0.5, 0.56, 0.62, 0.70, 0.86, 1)  # ring points from sill to shoulder
 _ROOF_CROWN = 0.035  # the roof's middle above its edge
 _WHEEL_WIDTH = 0.22
 _WHEEL_SIDES = 24
 _BED_WALL = 0.06
+_MIDDLE_M = 0.8  # no face further than this behind the middle is part of the front, or before it of the rear
 _BED_DEPTH = 0.48
 _MIRROR_BACK = 0.38  # behind the windscreen's base
 
@@ -294,7 +188,8 @@ def _stations(profile: Profile) -> np.ndarray:
     s = np.concatenate(
         [
             np.linspace(0, body.length, 40),
-            [0.03, 0.07, 0.12, body.length - 0.12, body.length - 0.04],
+            [0.008, 0.025, 0.05, 0.08, 0.12, 0.2, 0.3],
+            body.length - np.array([0.008, 0.025, 0.05, 0.08, 0.12, 0.2, 0.3]),
             corners,
             *(axle + arch for axle in body.axles),
             bed if body.has_bed else [],
@@ -334,9 +229,13 @@ _Section = tuple[np.ndarray, np.ndarray]  # y and z of half a cross-section, (po
 def _side_section(profile: Profile, s_S: np.ndarray, shoulder: np.ndarray, half: np.ndarray) -> _Section:
     clearance = profile.body.clearance
     bottom = np.minimum(profile.at(profile.sill, s_S), shoulder - 0.05)
-    z = np.linspace(bottom, shoulder - 0.02, _SIDE_LEVELS)
+    share = np.array(_SIDE_LEVELS)[:, None]
+    z = bottom + share * (shoulder - 0.02 - bottom)
     level = np.clip((z - clearance) / (shoulder - clearance), 0, 1)
-    return half * np.interp(level, [0, 0.12, 0.45, 0.8, 1], [0.95, 0.985, 1, 0.99, 0.965]), z
+    crease = profile.body.crease
+    knots = [0, 0.12, 0.32, 0.56, 0.62, 0.70, 0.86, 1]
+    out = [0.92, 0.955, 0.975 - crease / 2, 0.99, 1, 0.99 - crease, 0.985 - crease, 0.945]
+    return half * np.interp(level, knots, out), z
 
 
 def _greenhouse_section(profile: Profile, s_S: np.ndarray, shoulder: np.ndarray, half: np.ndarray) -> _Section:
@@ -376,22 +275,18 @@ def _grid(points_MN3: np.ndarray) -> _Grid:
     return points_MN3.reshape(-1, 3), triangles.reshape(-1, 3)
 
 
-def _face_normals(vertices_V3: np.ndarray, triangles_T3: np.ndarray) -> np.ndarray:
-    a, b, c = (vertices_V3[triangles_T3[:, k]] for k in range(3))
-    return np.cross(b - a, c - a)
-
-
 def _with_decals(grid: _Grid, bed: np.ndarray | None = None) -> _Part:
     """Each face takes the decal that it faces most; ``bed`` marks faces that are bed lining instead."""
     vertices, triangles = grid
-    normal = _face_normals(vertices, triangles)
+    normal = face_normals(vertices, triangles)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
     nx, ny, nz = normal.T
     lengthwise = np.abs(nx) > np.maximum(0.34, 0.9 * np.abs(ny))  # 0.34: a windscreen of 20° still counts
     surface = np.full(len(triangles), Surface.ROOF, np.uint8)
-    surface[np.abs(ny) > 0.5] = Surface.SIDE
-    surface[lengthwise & (nx < 0)] = Surface.FRONT
-    surface[lengthwise & (nx > 0)] = Surface.REAR
+    surface[lengthwise | (np.abs(ny) > 0.5)] = Surface.SIDE
+    x = vertices[triangles, 0].mean(axis=1)
+    surface[lengthwise & (nx < 0) & (x < _MIDDLE_M)] = Surface.FRONT
+    surface[lengthwise & (nx > 0) & (x > -_MIDDLE_M)] = Surface.REAR
     surface[nz < -0.6] = Surface.UNDERSIDE
     if bed is not None:
         surface[bed] = Surface.BED
@@ -400,7 +295,7 @@ def _with_decals(grid: _Grid, bed: np.ndarray | None = None) -> _Part:
 
 def _bed_faces(in_bed_S: np.ndarray, ring_points: int) -> np.ndarray:
     """Which triangles of the shell's grid line the bed: (T) bool."""
-    first = _SIDE_LEVELS + 1  # the rail itself stays painted
+    first = len(_SIDE_LEVELS) + 1  # the rail itself stays painted
     columns = np.zeros(ring_points - 1, bool)
     columns[first : ring_points - 1 - first] = True
     cells = (in_bed_S[:-1] | in_bed_S[1:])[:, None] & columns[None]
@@ -451,7 +346,7 @@ def _mirrors(profile: Profile) -> list[_Part]:
         _box((x - 0.06, y, z), (x + 0.05, y + 0.18, z + size)),
         _box((x - 0.06, -y - 0.18, z), (x + 0.05, -y, z + size)),
     ]
-    return [_solid(box, Surface.FITTING) for box in boxes]
+    return [_solid(box, Surface.MIRROR) for box in boxes]
 
 
 def _roof_rails(profile: Profile) -> list[_Part]:
@@ -469,20 +364,10 @@ def _roof_rails(profile: Profile) -> list[_Part]:
 
 
 def _join(parts: list[_Part]) -> Mesh:
-    offset, vertices, normals, triangles, surfaces = 0, [], [], [], []
-    for part_vertices, part_triangles, part_surface in parts:
-        vertices.append(part_vertices)
-        normals.append(_smooth_normals(part_vertices, part_triangles))
-        triangles.append(part_triangles + offset)
-        surfaces.append(part_surface)
-        offset += len(part_vertices)
-    return Mesh(*(np.concatenate(p) for p in (vertices, normals, triangles, surfaces)))
-
-
-def _smooth_normals(vertices_V3: np.ndarray, triangles_T3: np.ndarray) -> np.ndarray:
-    """Unit normals of the vertices: the area-weighted mean of the faces around each."""
-    faces = _face_normals(vertices_V3, triangles_T3)
-    corner = triangles_T3.reshape(-1)
-    spread = np.repeat(faces, 3, axis=0)
-    summed = np.stack([np.bincount(corner, spread[:, k], minlength=len(vertices_V3)) for k in range(3)], axis=1)
-    return summed / (np.linalg.norm(summed, axis=1, keepdims=True) + 1e-12)
+    offsets = np.cumsum([0] + [len(vertices) for vertices, _, _ in parts])
+    return Mesh(
+        vertices_V3=np.concatenate([vertices for vertices, _, _ in parts]),
+        normals_V3=np.concatenate([smooth_normals(vertices, triangles) for vertices, triangles, _ in parts]),
+        triangles_T3=np.concatenate([part[1] + offset for part, offset in zip(parts, offsets, strict=False)]),
+        part_T=np.concatenate([surface for _, _, surface in parts]),
+    )

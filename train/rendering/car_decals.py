@@ -9,6 +9,7 @@ Legend: U columns, V rows of a decal, P pixels. Lengths in metres.
 from dataclasses import dataclass
 from enum import IntEnum
 
+import cv2
 import numpy as np
 
 from dann.train.rendering.car_bodies import Profile, Surface
@@ -44,7 +45,7 @@ _SOLID = {
 
 @dataclass(frozen=True)
 class Trim:
-    """The choices of one car's equipment."""
+    """The choices of one car's equipment. Lengths in metres unless the sentence says otherwise."""
 
     panel_van: bool
     """No side windows behind the front doors."""
@@ -52,31 +53,66 @@ class Trim:
     black_pillars: bool
     chrome: bool
     black_bumpers: bool
+    black_mirrors: bool
     light_height: float
     light_width: float
     """Share of the half width that a lamp takes."""
+    light_wrap: float
+    """How far the lamps reach round the corner."""
+    light_slant: float
+    """How much higher the outer end of a lamp is than its inner end."""
+    dark_lamps: bool
+    """A dark housing around the headlights rather than a bright one."""
+    fog_lamps: bool
+    grille: str
+    """One of :data:`GRILLES`."""
     grille_height: float
+    grille_width: float
+    """Share of the width between the lamps."""
+    intake: float
+    """Height of the opening in the bumper."""
+    rear_lamps: str
+    """One of :data:`REAR_LAMPS`."""
+    plate_above_bumper: bool
     pillar: float
     """Thickness of the rearmost roof pillar."""
     spokes: int
 
 
+GRILLES = ("plain", "bars", "framed", "split", "painted")
+REAR_LAMPS = ("block", "upright", "band")
+
+_UPRIGHT_LAMPS = {"sedan": 0.05, "hatchback": 0.4, "suv": 0.5, "pickup": 0.95, "van": 0.85}
+_PANEL_VANS = {"minivan": 0.0, "bonneted": 0.5, "high-roof": 0.75, "delivery": 0.6}
+_PILLARS = {"sedan": 0.12, "hatchback": 0.24, "suv": 0.14, "pickup": 0.16, "van": 0.12}
+
+
 def sample_trim(rng: np.random.Generator, profile: Profile) -> Trim:
     """Equipment for a car, some of it usual only in its class."""
-    kind = profile.body.body_class
+    body = profile.body
+    kind = body.body_class
     tall = kind in ("suv", "pickup", "van")
     cabin = profile.cabin[3] - profile.cabin[0]
     return Trim(
-        panel_van=kind == "van" and rng.random() < 0.4,
+        panel_van=rng.random() < _PANEL_VANS.get(body.kind, 0.0),
         two_doors=(kind == "pickup" and cabin < 2.3) or (kind == "hatchback" and rng.random() < 0.35),
         black_pillars=rng.random() < 0.6,
-        chrome=rng.random() < 0.4,
-        black_bumpers=rng.random() < (0.45 if tall else 0.08),
-        light_height=rng.uniform(0.10, 0.16) + (0.04 if tall else 0.0),
-        light_width=rng.uniform(0.28, 0.46),
-        grille_height=rng.uniform(0.10, 0.18) + (0.12 if kind in ("suv", "pickup") else 0.0),
-        pillar={"sedan": 0.12, "hatchback": 0.26, "suv": 0.14, "pickup": 0.16, "van": 0.12}[kind]
-        * rng.uniform(0.8, 1.3),
+        chrome=rng.random() < 0.45,
+        black_bumpers=rng.random() < (0.35 if tall else 0.06),
+        black_mirrors=rng.random() < 0.4,
+        light_height=rng.uniform(0.10, 0.17) + (0.04 if tall else 0.0),
+        light_width=rng.uniform(0.26, 0.46),
+        light_wrap=rng.uniform(0.12, 0.50),
+        light_slant=rng.uniform(-0.02, 0.10),
+        dark_lamps=rng.random() < 0.65,
+        fog_lamps=rng.random() < 0.5,
+        grille=str(rng.choice(GRILLES)),
+        grille_height=rng.uniform(0.10, 0.34) + (rng.uniform(0.0, 0.16) if tall else 0.0),
+        grille_width=rng.uniform(0.6, 1.0),
+        intake=rng.uniform(0.06, 0.18),
+        rear_lamps="upright" if rng.random() < _UPRIGHT_LAMPS[kind] else str(rng.choice(REAR_LAMPS[::2])),
+        plate_above_bumper=rng.random() < 0.65,
+        pillar=_PILLARS[kind] * rng.uniform(0.7, 1.4),
         spokes=int(rng.integers(5, 11)),
     )
 
@@ -86,6 +122,7 @@ class Decals:
 
     def __init__(self, profile: Profile, trim: Trim):
         self._body = profile.body
+        self._solid = _SOLID | {Surface.MIRROR: Material.TRIM if trim.black_mirrors else Material.PAINT}
         self._maps_VU = {
             Surface.SIDE: _side(profile, trim),
             Surface.FRONT: _front(profile, trim),
@@ -96,7 +133,7 @@ class Decals:
     def materials(self, surface_P: np.ndarray, place_P3: np.ndarray) -> np.ndarray:
         """The :class:`Material` at each place (x, y, z) on a face of that surface: (P) uint8."""
         material_P = np.full(len(surface_P), Material.PAINT, np.uint8)
-        for surface, material in _SOLID.items():
+        for surface, material in self._solid.items():
             material_P[surface_P == surface] = material
         for surface, map_VU in self._maps_VU.items():
             chosen = surface_P == surface
@@ -127,7 +164,7 @@ def _canvas(width: float, height: float) -> tuple[np.ndarray, np.ndarray, np.nda
     return np.full((rows, columns), Material.PAINT, np.uint8), across, up
 
 
-def _between(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def _between(values: np.ndarray, low: float | np.ndarray, high: float) -> np.ndarray:
     return (values >= low) & (values < high)
 
 
@@ -177,9 +214,11 @@ def _bumper_sides(decal: np.ndarray, profile: Profile, trim: Trim, s: np.ndarray
         ends = (s < body.axles[0] - body.wheel / 2) | (s > body.axles[1] + body.wheel / 2 + 0.05)
         decal[ends & (z < _bumper_top(profile))] = Material.TRIM
     low, high = _headlight(profile, trim)
-    decal[(s < 0.30) & _between(z, low + 0.02, high + 0.03)] = Material.HEADLIGHT
+    rise = trim.light_slant * (1 + s / trim.light_wrap)
+    _lamp(decal, (s < trim.light_wrap) & _between(z - rise, low + 0.08 * s / trim.light_wrap, high), trim)
     low, high = _taillight(profile, trim)
-    decal[(s > body.length - 0.16) & _between(z, low, high)] = Material.TAILLIGHT
+    wrap = 0.12 if trim.rear_lamps == "upright" else 0.3 * trim.light_wrap + 0.14
+    decal[(s > body.length - wrap) & _between(z, low, high)] = Material.TAILLIGHT
 
 
 def _bumper_top(profile: Profile) -> float:
@@ -187,16 +226,18 @@ def _bumper_top(profile: Profile) -> float:
 
 
 def _headlight(profile: Profile, trim: Trim) -> tuple[float, float]:
-    top = profile.body.nose - 0.09
+    top = profile.body.nose - 0.05 - 0.5 * profile.body.nose_drop
     return top - trim.light_height, top
 
 
 def _taillight(profile: Profile, trim: Trim) -> tuple[float, float]:
-    """Tall lamps where the tail is upright and there is no boot, flat ones on a boot."""
     body = profile.body
-    height = {"sedan": 0.14, "hatchback": 0.24, "suv": 0.26, "pickup": 0.36, "van": 0.42}[body.body_class]
-    top = body.deck - (0.13 if body.body_class == "sedan" else 0.05)
-    return top - height * (0.8 + 2 * (trim.light_height - 0.10)), top
+    tall = body.height - body.deck
+    if trim.rear_lamps == "upright":  # beside the tailgate, on vans and estates up along the rear window
+        top = body.deck + (0 if body.has_bed else (trim.light_height - 0.10) * 2.5 * tall)
+        return min(body.deck - 0.20, top - 0.34), top
+    top = body.deck - 0.06 - 0.5 * trim.light_height * (body.body_class == "sedan")
+    return top - 1.1 * trim.light_height, top
 
 
 def _glass_half_width(profile: Profile, z: np.ndarray) -> np.ndarray:
@@ -208,41 +249,73 @@ def _glass_half_width(profile: Profile, z: np.ndarray) -> np.ndarray:
 def _front(profile: Profile, trim: Trim) -> np.ndarray:
     body = profile.body
     decal, y, z = _canvas(body.width / 2, body.height + 0.1)
-    half = body.width / 2
+    half = body.width / 2 * (1 - body.nose_tuck)
     low, high = _headlight(profile, trim)
     if trim.black_bumpers:
         decal[z < _bumper_top(profile)] = Material.TRIM
-    inner = half * (0.9 - trim.light_width)
-    grille_low = high - trim.grille_height
-    decal[_between(z, grille_low, high) & (y < inner - 0.03)] = Material.DARK
-    if trim.chrome:
-        middle = (grille_low + high) / 2
-        bar = _between(z, middle - 0.02, middle + 0.02) | _between(z, high - 0.02, high + 0.01)
-        decal[bar & (y < inner - 0.03)] = Material.CHROME
-    decal[_between(z, low, high) & (y > inner)] = Material.HEADLIGHT
-    intake = body.clearance + 0.12
-    decal[_between(z, intake, intake + 0.13) & (y < half * 0.62)] = Material.DARK
-    decal[_between(z, intake + 0.16, intake + 0.27) & (y < 0.26)] = Material.PLATE
-    screen = _between(z, body.cowl + 0.02, body.height - 0.06) & (y < _glass_half_width(profile, z))
-    decal[screen] = Material.GLASS
+    decal[z < body.clearance + 0.12] = Material.TRIM  # the lip below the bumper
+    inner = half * (0.95 - trim.light_width)
+    _grille(decal, y, z, trim, bottom=high - trim.grille_height, top=high, half_width=trim.grille_width * inner - 0.02)
+    rise = trim.light_slant * (y - inner) / (half - inner)
+    _lamp(decal, _between(z - rise, low, high) & (y > inner), trim)
+    intake = body.clearance + 0.14
+    opening = _between(z, intake, intake + trim.intake)
+    decal[opening & (y < half * 0.66)] = Material.DARK
+    if trim.fog_lamps:
+        decal[np.hypot(y - half * 0.8, z - intake - 0.08) < 0.075] = Material.TRIM
+        decal[np.hypot(y - half * 0.8, z - intake - 0.08) < 0.05] = Material.HEADLIGHT
+    decal[_between(z, intake + trim.intake + 0.02, intake + trim.intake + 0.13) & (y < 0.26)] = Material.PLATE
+    glass = y < _glass_half_width(profile, z)
+    decal[_between(z, body.cowl - 0.02, body.height - 0.06) & glass] = Material.GLASS
+    decal[_between(z, body.cowl - 0.02, body.cowl + 0.035) & glass] = Material.DARK  # where the wipers rest
     return decal
+
+
+def _lamp(decal: np.ndarray, area: np.ndarray, trim: Trim) -> None:
+    """A headlight: a dark or bright housing with a reflector in its middle."""
+    decal[area] = Material.DARK if trim.dark_lamps else Material.CHROME
+    inside = cv2.erode(area.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    decal[inside > 0] = Material.HEADLIGHT
+
+
+def _grille(
+    decal: np.ndarray, y: np.ndarray, z: np.ndarray, trim: Trim, *, bottom: float, top: float, half_width: float
+) -> None:
+    """The opening between the headlights: ``plain`` dark, with ``bars``, ``framed``, ``split``, or ``painted`` over."""
+    if trim.grille == "painted":
+        bottom = top - 0.04
+    opening = _between(z, bottom, top) & (y < half_width)
+    metal = Material.CHROME if trim.chrome else Material.TRIM
+    decal[opening] = Material.DARK
+    if trim.grille == "bars":
+        decal[opening & ((z - bottom) % 0.07 < 0.025)] = metal
+    elif trim.grille == "framed":
+        inside = _between(z, bottom + 0.025, top - 0.025) & (y < half_width - 0.03)
+        decal[opening & ~inside] = metal
+    elif trim.grille == "split":
+        decal[opening & (np.abs(z - (bottom + top) / 2) < 0.035)] = Material.CHROME if trim.chrome else Material.PAINT
 
 
 def _rear(profile: Profile, trim: Trim) -> np.ndarray:
     body = profile.body
     decal, y, z = _canvas(body.width / 2, body.height + 0.1)
-    half = body.width / 2
+    half = body.width / 2 * (1 - body.tail_tuck)
     if trim.black_bumpers:
         decal[z < _bumper_top(profile)] = Material.TRIM
+    decal[z < body.clearance + 0.16] = Material.TRIM
     low, high = _taillight(profile, trim)
-    upright = body.body_class in ("pickup", "van")
-    inner = half * (0.80 if upright else 0.88 - trim.light_width * 0.8)
+    inner = half * (0.83 if trim.rear_lamps == "upright" else 0.92 - trim.light_width)
+    if trim.rear_lamps == "band":
+        decal[_between(z, (low + high) / 2 - 0.02, high - 0.02) & (y < half)] = (
+            Material.CHROME if trim.chrome else Material.TAILLIGHT
+        )
     decal[_between(z, low, high) & (y > inner)] = Material.TAILLIGHT
     seam = _bumper_top(profile) + 0.06
     decal[_between(z, seam - _SEAM, seam + _SEAM) & (y < half * 0.8)] = Material.DARK
-    if body.body_class == "van":
+    if body.body_class == "van" and body.kind != "minivan":
         decal[(y < _SEAM) & _between(z, seam, body.height - 0.1)] = Material.DARK
-    decal[_between(z, seam + 0.08, seam + 0.19) & (y < 0.26)] = Material.PLATE
+    plate = seam + 0.08 if trim.plate_above_bumper else seam - 0.26
+    decal[_between(z, plate, plate + 0.12) & (y < 0.26)] = Material.PLATE
     window = _between(z, body.deck + 0.04, body.height - body.roof_drop - 0.07)
     if not trim.panel_van:
         decal[window & (y < _glass_half_width(profile, z) - 0.02)] = Material.GLASS

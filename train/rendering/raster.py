@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+_FILM_MM = 36.0
+
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera that looks at a point near the car, and a window on its image plane."""
+    """A camera, and a window on its image plane."""
 
     position: np.ndarray
-    """(3,) metres, in the car's axes."""
+    """(3,) metres, in the object's axes."""
     rotation: np.ndarray
     """(3, 3); rows are the camera's right, down and forward directions."""
     scale: float
@@ -40,20 +42,32 @@ class Camera:
         return left, right
 
 
+def direction(azimuth_deg: float, elevation_deg: float) -> np.ndarray:
+    """Unit vector from the object; azimuth 0 points before its nose, 90 to its side."""
+    azimuth, elevation = np.radians([azimuth_deg, elevation_deg])
+    return np.array([-np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+
+
 def look_at(
-    points_V3: np.ndarray, *, azimuth_deg: float, elevation_deg: float, roll_deg: float, distance: float
+    points_V3: np.ndarray, *, azimuth_deg: float, elevation_deg: float, roll_deg: float, focal_mm: float
 ) -> Camera:
-    """A camera ``distance`` metres from the middle of ``points_V3``; azimuth 0 looks at the nose, 90 at a side."""
-    azimuth, elevation, roll = np.radians([azimuth_deg, elevation_deg, roll_deg])
-    middle = (points_V3.min(axis=0) + points_V3.max(axis=0)) / 2
-    away = np.array([-np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+    """A camera that looks at the middle of ``points_V3``.
+
+    It stands where their bounding sphere fills the width of 36 mm wide film behind a lens of ``focal_mm``.
+    """
+    azimuth, roll = np.radians([azimuth_deg, roll_deg])
+    low, high = points_V3.min(axis=0), points_V3.max(axis=0)
+    away = direction(azimuth_deg, elevation_deg)
     right = np.array([-np.sin(azimuth), -np.cos(azimuth), 0.0])
     down = np.cross(-away, right)
     right, down = np.cos(roll) * right + np.sin(roll) * down, np.cos(roll) * down - np.sin(roll) * right
-    return Camera(middle + distance * away, np.stack([right, down, -away]), 1.0, np.zeros(2))
+    distance = np.linalg.norm(high - low) * focal_mm / _FILM_MM
+    return Camera((low + high) / 2 + distance * away, np.stack([right, down, -away]), 1.0, np.zeros(2))
 
 
-def frame(camera: Camera, points_V3: np.ndarray, *, size_px: int, fill: float, shift: tuple[float, float]) -> Camera:
+def frame_square(
+    camera: Camera, points_V3: np.ndarray, *, size_px: int, fill: float, shift: tuple[float, float]
+) -> Camera:
     """``camera`` zoomed and shifted so that the points' larger side takes ``fill`` of a square image.
 
     ``shift`` (−1…1 each) moves the points from the middle to the edge of the image in x and y.
@@ -64,6 +78,24 @@ def frame(camera: Camera, points_V3: np.ndarray, *, size_px: int, fill: float, s
     free = (size_px - zoom * (high - low)) / 2
     centre = size_px / 2 + np.clip(free, 0, None) * shift - zoom * ((low + high) / 2 - camera.centre)
     return Camera(camera.position, camera.rotation, camera.scale * zoom, centre)
+
+
+def frame_cropped(
+    camera: Camera, points_V3: np.ndarray, *, size_px: int, margins: tuple[float, ...]
+) -> tuple[Camera, int, int]:
+    """``camera`` zoomed so that the points and their margins fill an image, and its height and width in pixels.
+
+    ``margins`` (left, top, right, bottom) are shares of the points' larger side; that of the image is ``size_px``.
+    """
+    pixels, _ = camera.project(points_V3)
+    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    room = (high - low).max() * np.array(margins)
+    low, high = low - room[:2], high + room[2:]
+    zoom = size_px / (high - low).max()
+    width, height = (max(1, round(side)) for side in zoom * (high - low))
+    middle = np.array([width, height]) / 2
+    centre = middle - zoom * ((low + high) / 2 - camera.centre)
+    return Camera(camera.position, camera.rotation, camera.scale * zoom, centre), height, width
 
 
 @dataclass(frozen=True)
@@ -78,20 +110,26 @@ class Fragments:
     """Perspective-correct weights of its corners; they sum to 1."""
 
     def interpolate(self, values_VC: np.ndarray, triangles_T3: np.ndarray) -> np.ndarray:
-        """The vertices' values at the pixels: (P, C)."""
-        a, b, c = triangles_T3[self.triangle_P].T
-        wa, wb, wc = self.weights_P3.T[:, :, None]
-        return wa * values_VC[a] + wb * values_VC[b] + wc * values_VC[c]
+        """The vertices' values at the pixels: (P, C) float32."""
+        corners_P3C = values_VC.astype(np.float32, copy=False)[triangles_T3[self.triangle_P]]
+        return np.einsum("pk,pkc->pc", self.weights_P3, corners_P3C)
 
 
 def rasterise(
-    pixels_V2: np.ndarray, inverse_depth_V: np.ndarray, triangles_T3: np.ndarray, *, height: int, width: int
+    pixels_V2: np.ndarray,
+    inverse_depth_V: np.ndarray,
+    triangles_T3: np.ndarray,
+    *,
+    height: int,
+    width: int,
+    both_sides: bool = False,
 ) -> Fragments:
-    """The nearest front-facing triangle of every pixel; triangles counter-clockwise towards the camera are in front."""
+    """The nearest triangle of every pixel; only those counter-clockwise towards the camera, or ``both_sides``."""
     corners_T32 = pixels_V2[triangles_T3]
     a, b, c = corners_T32[:, 0], corners_T32[:, 1], corners_T32[:, 2]
     doubled_area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
-    front = np.flatnonzero(doubled_area < -1e-9)  # y points down, so counter-clockwise is negative
+    facing = np.abs(doubled_area) if both_sides else -doubled_area  # y points down: counter-clockwise is negative
+    front = np.flatnonzero(facing > 1e-9)
     corners_T32, area = corners_T32[front], doubled_area[front]
     depths_T3 = inverse_depth_V[triangles_T3[front]]
     plane_T3 = _plane(corners_T32, depths_T3, area)
@@ -159,4 +197,4 @@ def _weights(corners_P32: np.ndarray, inverse_depth_P3: np.ndarray, x_P: np.ndar
         [x[:, (k + 1) % 3] * y[:, (k + 2) % 3] - x[:, (k + 2) % 3] * y[:, (k + 1) % 3] for k in range(3)], 1
     )
     deep = flat * inverse_depth_P3
-    return deep / deep.sum(axis=1, keepdims=True)
+    return (deep / (deep[:, 0] + deep[:, 1] + deep[:, 2])[:, None]).astype(np.float32)

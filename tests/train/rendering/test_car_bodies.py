@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from dann.infer.errors import UsageError
-from dann.train.rendering.car_bodies import CLASSES, Surface, build_mesh, sample_body, side_view
+from dann.train.rendering.car_bodies import Surface, build_mesh, side_view
+from dann.train.rendering.car_proportions import CLASSES, kinds, proportions, sample_body
 
 
 def _mesh(body_class, seed=0):
@@ -33,28 +34,35 @@ def test_faces_point_outwards(body_class):
     volume = (np.cross(a, b) * c).sum() / 6  # positive for a closed surface that is counter-clockwise outside
     length, width, height = np.ptp(mesh.vertices_V3, axis=0)
     assert 0.3 < volume / (length * width * height) < 1.0
-    up = np.cross(b - a, c - a)[mesh.surface_T == Surface.ROOF, 2]
+    up = np.cross(b - a, c - a)[mesh.part_T == Surface.ROOF, 2]
     assert up.min() > -1e-9 and up.max() > 0
 
 
 @pytest.mark.parametrize("body_class", CLASSES)
 def test_every_body_of_a_class_is_possible(body_class):
-    for seed in range(100):
+    for seed in range(200):
         body = sample_body(np.random.default_rng(seed), body_class)
         profile = side_view(body)
         base_front, top_front, top_rear, base_rear = profile.cabin
         assert 0 < base_front < top_front < top_rear < base_rear <= body.length
-        assert body.axles[1] + body.wheel / 2 < body.length - 0.1
-        assert (profile.roof >= profile.shoulder).all() and (profile.half_width > 0.5).all()
+        assert body.wheel / 2 < body.axles[0] and body.axles[1] + body.wheel / 2 < body.length - 0.1
+        assert (profile.roof >= profile.shoulder).all() and (profile.half_width > 0.4).all()
 
 
 def test_only_a_pickup_has_a_bed():
-    assert {c for c in CLASSES if (_mesh(c).surface_T == Surface.BED).any()} == {"pickup"}
+    assert {c for c in CLASSES if (_mesh(c).part_T == Surface.BED).any()} == {"pickup"}
 
 
-def test_bodies_of_one_class_differ():
-    spans = {round(float(np.ptp(_mesh("suv", seed).vertices_V3[:, 0])), 3) for seed in range(5)}
-    assert len(spans) == 5
+def test_bodies_of_one_class_differ_in_every_proportion():
+    bodies = [sample_body(np.random.default_rng(seed), "suv") for seed in range(5)]
+    for name in proportions():
+        assert len({getattr(body, name) for body in bodies}) == 5, name
+
+
+@pytest.mark.parametrize("body_class", CLASSES)
+def test_every_kind_of_a_class_is_drawn(body_class):
+    drawn = {sample_body(np.random.default_rng(seed), body_class).kind for seed in range(60)}
+    assert drawn == set(kinds(body_class)) and len(drawn) > 2
 
 
 def test_classes_keep_their_order_of_heights():

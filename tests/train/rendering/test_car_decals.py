@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from dann.train.rendering.car_bodies import CLASSES, Surface, build_mesh, sample_body, side_view
+from dann.train.rendering.car_bodies import Surface, build_mesh, side_view
 from dann.train.rendering.car_decals import Decals, Material, sample_trim
+from dann.train.rendering.car_proportions import CLASSES, sample_body
 
 
 def _materials(body_class, seed=0):
@@ -11,7 +12,7 @@ def _materials(body_class, seed=0):
     profile = side_view(sample_body(rng, body_class))
     mesh = build_mesh(profile)
     middle = mesh.vertices_V3[mesh.triangles_T3].mean(axis=1)
-    return Decals(profile, sample_trim(rng, profile)).materials(mesh.surface_T, middle), mesh.surface_T, middle
+    return Decals(profile, sample_trim(rng, profile)).materials(mesh.part_T, middle), mesh.part_T, middle
 
 
 @pytest.mark.parametrize("body_class", CLASSES)

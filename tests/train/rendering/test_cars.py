@@ -12,8 +12,10 @@ import pytest
 from dann.infer.errors import DannError, UsageError
 from dann.infer.preprocess import decode
 from dann.train.rendering import cars
-from dann.train.rendering.cars import CLASSES, render_car, shoot, write_cars
-from dann.train.rendering.photo_effects import SIMULATED_PHOTO, STUDIO
+from dann.train.rendering.car_proportions import CLASSES
+from dann.train.rendering.cars import shoot, write_cars
+from dann.train.rendering.scene import draw_scene
+from dann.train.rendering.styles import SIMULATED_PHOTO, STUDIO, Style
 
 SMALL: dict[str, Any] = dict(source=10, target=10, test=5, size_px=32, workers=1)
 STYLES = pytest.mark.parametrize("style", [STUDIO, SIMULATED_PHOTO], ids=["studio", "simulated photo"])
@@ -22,6 +24,10 @@ STYLES = pytest.mark.parametrize("style", [STUDIO, SIMULATED_PHOTO], ids=["studi
 @pytest.fixture(scope="module")
 def small_set(tmp_path_factory) -> Path:
     return write_cars(tmp_path_factory.mktemp("cars") / "set", **SMALL)
+
+
+def _image(seed: int, body_class: str, style: Style, size_px: int) -> np.ndarray:
+    return shoot([seed], body_class, style, size_px).shot.image_HW3
 
 
 def _hashes(root: Path) -> dict[str, str]:
@@ -36,7 +42,7 @@ def _hashes(root: Path) -> dict[str, str]:
 @pytest.mark.parametrize("body_class", CLASSES)
 def test_car_is_inside_the_frame_and_fills_a_sensible_part_of_it(body_class, style):
     for seed in range(6):
-        shot = shoot(np.random.default_rng(seed), body_class, style, 48)
+        shot = shoot([seed], body_class, style, 48).shot
         left, top, right, bottom = shot.box
         assert shot.image_HW3.shape == (48, 48, 3) and shot.image_HW3.dtype == np.uint8
         assert left >= 0 and top >= 0 and right <= 1 and bottom <= 1
@@ -46,21 +52,21 @@ def test_car_is_inside_the_frame_and_fills_a_sensible_part_of_it(body_class, sty
 
 @STYLES
 def test_same_seed_same_pixels_and_other_seed_other_pixels(style):
-    first, again, other = (render_car(np.random.default_rng(s), "suv", style, 32) for s in (1, 1, 2))
+    first, again, other = (_image(seed, "suv", style, 32) for seed in (1, 1, 2))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 def test_size_of_the_image_does_not_change_the_scene():
-    small, large = (shoot(np.random.default_rng(3), "van", STUDIO, size) for size in (32, 96))
-    assert small.body == large.body and small.azimuth_deg == large.azimuth_deg
-    shrunk = cv2.resize(large.image_HW3, (32, 32), interpolation=cv2.INTER_AREA).astype(int)
-    assert np.abs(shrunk - small.image_HW3).mean() < 6
+    small, large = (shoot([3], "van", STUDIO, size) for size in (32, 96))
+    assert small.body == large.body and small.scene == large.scene
+    shrunk = cv2.resize(large.shot.image_HW3, (32, 32), interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(shrunk - small.shot.image_HW3).mean() < 6
 
 
 def test_cameras_go_all_round_but_never_straight_ahead():
-    azimuths = np.array([shoot(np.random.default_rng(s), "sedan", STUDIO, 16).azimuth_deg for s in range(60)])
+    azimuths = np.array([draw_scene(np.random.default_rng(seed), STUDIO).azimuth_deg for seed in range(200)])
     from_axis = np.minimum(azimuths % 180, 180 - azimuths % 180)
-    assert from_axis.min() >= STUDIO.dead_ahead_deg
+    assert from_axis.min() >= STUDIO.azimuth_deg[0] > 10
     assert set((azimuths // 90).astype(int)) == {0, 1, 2, 3}
 
 
@@ -68,14 +74,14 @@ def test_windows_lights_and_paint_are_seen():
     """A red tail lamp, dark glass and the car's own hue are all in a rear three-quarter view of some seed."""
     red = 0
     for seed in range(20):
-        image = render_car(np.random.default_rng(seed), "sedan", STUDIO, 64).astype(int)
+        image = _image(seed, "sedan", STUDIO, 64).astype(int)
         red += bool(((image[..., 0] > 110) & (image[..., 1] < 70) & (image[..., 2] < 80)).sum() > 3)
     assert red >= 4
 
 
 def test_simulated_photos_differ_from_renders_as_a_domain():
     studio, photo = (
-        np.stack([render_car(np.random.default_rng(s), CLASSES[s % 5], style, 32) for s in range(30)]).astype(float)
+        np.stack([_image(seed, CLASSES[seed % 5], style, 32) for seed in range(30)]).astype(float)
         for style in (STUDIO, SIMULATED_PHOTO)
     )
     assert studio.mean() > photo.mean() + 20  # a studio is lighter
@@ -98,15 +104,16 @@ def test_layout_labels_and_table_agree(small_set):
         assert decode((small_set / row["path"]).read_bytes()).shape == (32, 32, 3)
     for folder in ("train/source", "train/target", "test"):
         assert sorted(p.name for p in (small_set / folder).iterdir()) == sorted(CLASSES)
-    assert len({row["seed"] for row in rows}) == len({row["length"] for row in rows}) == 25
+    assert len({row["set_seed"] for row in rows}) == len({row["length"] for row in rows}) == 25
 
 
 def test_an_image_can_be_made_again_from_its_row(small_set):
     with open(small_set / "cars.csv", newline="", encoding="utf-8") as file:
         row = next(csv.DictReader(file))
-    seed = [int(part) for part in row["seed"].split("-")]
-    image = render_car(np.random.default_rng(seed), row["class"], STUDIO, 32)
-    assert np.array_equal(image, decode((small_set / row["path"]).read_bytes()))
+    again = shoot([int(part) for part in row["set_seed"].split("-")], row["class"], STUDIO, 32)
+    assert np.array_equal(again.shot.image_HW3, decode((small_set / row["path"]).read_bytes()))
+    assert row["kind"] == again.body.kind and float(row["length"]) == pytest.approx(again.body.length, abs=1e-4)
+    assert float(row["azimuth_deg"]) == pytest.approx(again.scene.azimuth_deg, rel=1e-5)
 
 
 def test_the_set_says_that_its_photos_are_simulated(small_set):

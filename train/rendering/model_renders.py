@@ -1,0 +1,395 @@
+"""A labelled data set from 3-D models: ``dann data render``.
+
+    OUT/<class>/NNNNN.jpg   renders, cropped to the model
+    OUT/renders.csv         every image with its class, model and all numbers of its scene
+    OUT/render.json         the recipe: the same recipe and models give the same bytes
+
+The models are a folder with one sub-folder per class, or the built-in procedural cars. An interrupted rendering is
+taken up where it stopped; each image has its own seed, so nothing depends on when or by which process it was drawn.
+"""
+
+import csv
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from dann.infer.bundle import sha256_of
+from dann.infer.cores import usable_cores
+from dann.infer.errors import DannError, ImageError, UsageError
+from dann.infer.images import find_images, is_clutter
+from dann.infer.preprocess import decode, read_bytes
+from dann.train.rendering import scene as scenes
+from dann.train.rendering.cad_models import MODEL_SUFFIXES, CadModel, ModelError, load_model
+from dann.train.rendering.car_proportions import CLASSES
+from dann.train.rendering.cars import RENDERER
+from dann.train.rendering.photograph import Model, photograph
+from dann.train.rendering.procedural_car import sample_car
+from dann.train.rendering.render_pool import run_tasks, save_image, write_whole
+from dann.train.rendering.scene import draw_scene
+from dann.train.rendering.styles import VARIED, Style
+from dann.train.rendering.up_axis import UP_AXES
+
+PROCEDURAL_CARS = "cars"
+RECIPE = "render.json"
+TABLE = "renders.csv"
+
+_UNFINISHED_TABLE = ".renders.csv.unfinished"
+_ENCODING = [cv2.IMWRITE_JPEG_QUALITY, 95]  # the camera's own compression is in the pixels already
+_BATCH = 16
+_UNREADABLE = {".3ds", ".blend", ".dae", ".fbx", ".iges", ".igs", ".max", ".skp", ".step", ".stp", ".usd", ".usdz"}
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One model of a class, and what was found in it."""
+
+    body_class: str
+    name: str
+    """Path under the folder of models."""
+    sha256: str
+    triangles: int
+    up: str
+    size: tuple[float, float, float]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """What :func:`render_models` did."""
+
+    out: Path
+    images: int
+    kept: int
+    """So many of them were there from before."""
+    failed: list[tuple[str, str]]
+    """Name of every model and background that could not be used, and why."""
+
+
+class _Job(NamedTuple):
+    path: str
+    body_class: str
+    model: str
+    """Empty for procedural cars."""
+    seed: tuple[int, int, int]
+
+
+def render_models(
+    models: Path | str,
+    out: Path,
+    *,
+    per_class: int = 500,
+    size_px: int = 128,
+    seed: int = 0,
+    style: Style = VARIED,
+    backgrounds: Path | str | None = None,
+    up: str = "auto",
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Rendered:
+    """Render every class of ``models`` into ``out``; see the top of this module for its layout.
+
+    ``models`` is a folder with one sub-folder per class, or :data:`PROCEDURAL_CARS`. ``per_class`` images of each class
+    are spread over its models; ``size_px`` is the larger side of an image. ``backgrounds``, a folder of photos, may
+    stand behind the models. ``up`` is the axis that points up in all files, or ``auto``. ``on_note`` is told what was
+    found in each model. ``workers`` processes (``None``: one per usable core) change the time, not the bytes; with more
+    than one, scripts need ``if __name__ == "__main__"``.
+
+    A model that cannot be used is left out and named in the result. Raises :class:`UsageError` for values that make no
+    sense and where ``out`` holds something else, :class:`DannError` where no model is left or ``out`` cannot be
+    written.
+    """
+    _check(per_class, size_px, seed, up)
+    note = on_note or (lambda text: None)
+    workers = workers or usable_cores()
+    found, failed = _inspect(models, up, workers, note)
+    photos, broken = _backgrounds(backgrounds, seed) if backgrounds is not None else ([], [])
+    recipe = {
+        "renderer": RENDERER,
+        "seed": seed,
+        "per_class": per_class,
+        "size_px": size_px,
+        "style": asdict(style),
+        "models": {m.name or m.body_class: [m.sha256, m.up] for m in found},
+        "backgrounds": dict(photos),
+    }
+    jobs = _jobs(found, per_class, seed)
+    kept = _begin(out, recipe, jobs)
+    done = {row[0] for row in kept}
+    left = [job for job in jobs if job.path not in done]
+    root = None if models == PROCEDURAL_CARS else Path(models)
+    names = [name for name, _ in photos]
+    work = partial(
+        _render_batch, root, out, size_px, style, Path(backgrounds or "."), names, {m.name: m.up for m in found}
+    )
+    try:
+        rows = _render(out, work, left, kept, workers, on_progress)
+        _finish(out, rows, jobs)
+    except OSError as error:
+        raise DannError(
+            f"{str(out)!r} cannot be written: {error.strerror or error}; what was rendered is kept, and the same "
+            "command goes on with it"
+        ) from error
+    return Rendered(out, len(rows), len(kept), [*failed, *broken])
+
+
+def _check(per_class: int, size_px: int, seed: int, up: str) -> None:
+    if per_class < 1:
+        raise UsageError(f"the number of images per class is {per_class}; expected 1 or more")
+    if not 16 <= size_px <= 4096:
+        raise UsageError(f"the image size is {size_px} px; expected 16 to 4096")
+    if seed < 0:
+        raise UsageError(f"the seed is {seed}; expected 0 or more")
+    if up != "auto" and up not in UP_AXES:
+        raise UsageError(f"the up axis is {up!r}; expected auto, {', '.join(UP_AXES)}")
+
+
+# ---- models ----
+
+
+def _inspect(
+    models: Path | str, up: str, workers: int, note: Callable[[str], None]
+) -> tuple[list[ModelFile], list[tuple[str, str]]]:
+    """The models that can be used, sorted by class and name, and name and reason of those that cannot."""
+    if models == PROCEDURAL_CARS:
+        return [ModelFile(name, "", "", 0, "z", (0.0, 0.0, 0.0), ()) for name in CLASSES], []
+    root = Path(models)
+    files, failed = _find_models(root)
+    found: list[ModelFile] = []
+    results = dict(run_tasks(partial(_inspect_one, root, up), files, workers))
+    for body_class, name in sorted(results):
+        result = results[body_class, name]
+        if isinstance(result, str):
+            failed.append((name, result))
+            continue
+        found.append(result)
+        length, width, height = result.size
+        facts = f"{name}: {result.triangles:,} triangles, {length:.4g} × {width:.4g} × {height:.4g}, up is {result.up}"
+        note("; ".join([facts, *result.notes]))
+    if not found:
+        reasons = "; ".join(f"{name} {reason}" for name, reason in failed[:3])
+        raise DannError(f"no model in {str(root)!r} can be used: {reasons}")
+    for body_class in sorted({name.split("/")[0] for name in (*(file[1] for file in files), *dict(failed))}):
+        count = sum(model.body_class == body_class for model in found)
+        if count == 0:
+            failed.append((body_class, "has no model that can be used: the class is left out"))
+        elif count == 1:
+            note(f"{body_class}: one model only; a classifier may learn that model rather than its class")
+    return found, failed
+
+
+def _find_models(root: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Class and name of every model file, and what is a model of a kind that is not read."""
+    if not root.is_dir():
+        raise UsageError(f"no such folder: {str(root)!r}; expected a folder with one sub-folder of models per class")
+    files, failed = [], []
+    for path in sorted(root.glob("*/**/*")):
+        name, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
+        if any(is_clutter(part) for part in name.split("/")):
+            continue
+        if suffix in MODEL_SUFFIXES and path.is_file():
+            files.append((name.split("/")[0], name))
+        elif suffix in _UNREADABLE and path.is_file():
+            failed.append((name, f"is a {suffix} file, which is not read; export it as {' or '.join(MODEL_SUFFIXES)}"))
+    if not files:
+        unread = f" ({failed[0][0]} {failed[0][1]})" if failed else ""
+        raise UsageError(
+            f"no models in the sub-folders of {str(root)!r}; expected one sub-folder per class, with files ending in "
+            f"{' '.join(MODEL_SUFFIXES)}{unread}"
+        )
+    return files, failed
+
+
+def _inspect_one(root: Path, up: str, file: tuple[str, str]) -> tuple[tuple[str, str], ModelFile | str]:
+    body_class, name = file
+    try:
+        model = load_model(root / name, up)
+    except ModelError as error:
+        return file, str(error)
+    except OSError as error:
+        return file, f"cannot be read ({error.strerror or error})"
+    triangles = len(model.mesh.triangles_T3)
+    return file, ModelFile(body_class, name, sha256_of(root / name), triangles, model.up, model.size, model.notes)
+
+
+@lru_cache(maxsize=4)
+def _model(path: Path, up: str) -> CadModel:
+    return load_model(path, up)
+
+
+# ---- backgrounds ----
+
+_MOST_PHOTOS = 1000
+_PHOTO_PX = 640
+
+
+def _backgrounds(folder: Path | str, seed: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Name and SHA-256 of the photos that are used, at most 1,000 of them, and those that cannot be read."""
+    if not Path(folder).is_dir():
+        raise UsageError(f"no such folder: {str(folder)!r}; expected a folder of photos")
+    images = find_images(folder)
+    if len(images) > _MOST_PHOTOS:
+        chosen = np.random.default_rng(seed).permutation(len(images))[:_MOST_PHOTOS]
+        images = [images[i] for i in sorted(chosen)]
+    good, broken = [], []
+    for image in images:
+        try:
+            decode(read_bytes(image.path))
+        except ImageError as error:
+            broken.append((image.name, str(error)))
+        else:
+            good.append((image.name, sha256_of(image.path)))
+    if not good:
+        raise DannError(f"none of the {len(images)} photos in {str(folder)!r} can be read: {broken[0][1]}")
+    return good, broken
+
+
+@lru_cache(maxsize=128)
+def _photo(path: Path) -> np.ndarray:
+    image_HW3 = decode(read_bytes(path))
+    scale = _PHOTO_PX / max(image_HW3.shape)
+    return image_HW3 if scale >= 1 else cv2.resize(image_HW3, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+
+
+# ---- images ----
+
+
+def _jobs(models: Sequence[ModelFile], per_class: int, seed: int) -> list[_Job]:
+    """Every image of the set, in the order of the table."""
+    jobs = []
+    for body_class in sorted({model.body_class for model in models}):
+        names = [model.name for model in models if model.body_class == body_class]
+        own = zlib.crc32(os.fsencode(body_class))  # so that another class does not change the images of this one
+        for index in range(per_class):
+            path = f"{body_class}/{index:05d}.jpg"
+            jobs.append(_Job(path, body_class, names[index % len(names)], (seed, own, index)))
+    return jobs
+
+
+def _render(
+    out: Path,
+    work: Callable[[list[_Job]], list[list[str]]],
+    jobs: list[_Job],
+    kept: list[list[str]],
+    workers: int,
+    on_progress: Callable[[int, int], None] | None,
+) -> list[list[str]]:
+    """The rows of all images, those of ``jobs`` rendered now; a row is on the disk after its image."""
+    for body_class in {job.body_class for job in jobs}:
+        (out / body_class).mkdir(exist_ok=True)
+    jobs = sorted(jobs, key=lambda job: job.model)  # a process then loads few models
+    batches = [jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH)]
+    rows, total = list(kept), len(kept) + len(jobs)
+    with open(out / _UNFINISHED_TABLE, "ab") as table:
+        for finished in run_tasks(work, batches, workers):
+            table.write(_as_csv(finished))
+            table.flush()
+            rows += finished
+            if on_progress:
+                on_progress(len(rows), total)
+    return rows
+
+
+_COLUMNS = (
+    "path",
+    "class",
+    "model",
+    "kind",
+    "set_seed",
+    "left",
+    "top",
+    "right",
+    "bottom",
+    "coverage",
+    *scenes.columns(),
+)
+
+
+def _render_batch(
+    root: Path | None,
+    out: Path,
+    size_px: int,
+    style: Style,
+    photos_root: Path,
+    photos: list[str],
+    up: dict[str, str],
+    jobs: list[_Job],
+) -> list[list[str]]:
+    rows = []
+    for job in jobs:
+        scene = draw_scene(np.random.default_rng([*job.seed, 0]), style, photos)
+        model: Model
+        if root is None:
+            car = sample_car(np.random.default_rng([*job.seed, 1]), job.body_class)
+            model, kind = car, car.body.kind
+        else:
+            model, kind = _model(root / job.model, up[job.model]), ""
+        shot = photograph(model, scene, size_px=size_px, photo=lambda name: _photo(photos_root / name))
+        save_image(out / job.path, shot.image_HW3, _ENCODING)
+        seed = "-".join(str(part) for part in job.seed)
+        place = [f"{share:.4f}" for share in (*shot.box, shot.coverage)]
+        rows.append([job.path, job.body_class, job.model, kind, seed, *place, *scenes.cells(scene)])
+    return rows
+
+
+# ---- the folder ----
+
+
+def _begin(out: Path, recipe: dict[str, object], jobs: Iterable[_Job]) -> list[list[str]]:
+    """Make ``out`` ready; gives the rows of the images that an earlier run of the same recipe left."""
+    text = (json.dumps(recipe, indent=2) + "\n").encode()
+    try:
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            out.mkdir(parents=True, exist_ok=True)
+            write_whole(out / RECIPE, text)
+            return []
+        if not (out / RECIPE).is_file():
+            raise UsageError(f"{str(out)!r} exists and holds no renders of dann; choose another folder")
+        if (out / RECIPE).read_bytes() != text:
+            raise UsageError(
+                f"{str(out)!r} holds renders of another recipe or of other models (see its {RECIPE}); choose another "
+                "folder, or delete it"
+            )
+        expected = {job.path for job in jobs}
+        table = out / TABLE if (out / TABLE).is_file() else out / _UNFINISHED_TABLE
+        rows = _read_rows(table) if table.is_file() else []
+        rows = [row for row in rows if row[0] in expected and (out / row[0]).is_file()]
+        write_whole(out / _UNFINISHED_TABLE, _as_csv(rows))
+        for partial_file in out.glob("**/.*.partial"):
+            partial_file.unlink()
+        return rows
+    except OSError as error:
+        raise DannError(
+            f"{str(out)!r} cannot be written: {error.strerror or error}; choose a writable folder"
+        ) from error
+
+
+def _as_csv(rows: Iterable[Sequence[str]]) -> bytes:
+    text = StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode(errors="surrogateescape")  # a file name that is not UTF-8
+
+
+def _read_rows(table: Path) -> list[list[str]]:
+    """The whole rows of a table, each image once; a row that was cut off is left out."""
+    content = table.read_bytes()
+    text = content[: content.rfind(b"\n") + 1].decode(errors="surrogateescape")
+    rows = {row[0]: row for row in csv.reader(StringIO(text, newline="")) if len(row) == len(_COLUMNS)}
+    rows.pop("path", None)
+    return list(rows.values())
+
+
+def _finish(out: Path, rows: Sequence[list[str]], jobs: Sequence[_Job]) -> None:
+    """Write the table in order."""
+    order = {job.path: position for position, job in enumerate(jobs)}
+    write_whole(out / TABLE, _as_csv([_COLUMNS, *sorted(rows, key=lambda row: order[row[0]])]))
+    (out / _UNFINISHED_TABLE).unlink(missing_ok=True)
