@@ -7,6 +7,7 @@ Legend: C corners (three of its own for each triangle, so that edges stay sharp)
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import re
@@ -69,6 +70,8 @@ class CadModel:
     """Texture pixels along a metre of each triangle."""
     paint: np.ndarray | None
     """(3,) linear RGB of the colour that covers most of the model and is replaced; ``None`` where none stands out."""
+    sha256: str
+    """Of the file and of the materials, textures and buffers that it names."""
     up: str
     size: tuple[float, float, float]
     """Length, width and height in the file's units."""
@@ -116,7 +119,7 @@ def load_model(path: Path, up: str = "auto") -> CadModel:
 
     Raises :class:`ModelError` for a file that is not a model, has no triangles, or nothing but a flat sheet.
     """
-    corners_C3, colour_C3, uv_C2, part_T, materials, notes = _read(path)
+    corners_C3, colour_C3, uv_C2, part_T, materials, notes, sha256 = _read(path)
     corners_C3, kept_T, stray = _without_stray(corners_C3)
     if stray:
         notes.append(stray)
@@ -139,6 +142,7 @@ def load_model(path: Path, up: str = "auto") -> CadModel:
         uv_C2.astype(np.float32),
         _texel_density(mesh, uv_C2, materials),
         None,
+        sha256,
         up,
         size,
         tuple(notes),
@@ -151,15 +155,15 @@ def load_model(path: Path, up: str = "auto") -> CadModel:
 
 def _read(
     path: Path,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[Material, ...], list[str]]:
-    """Corners, their colours and texture coordinates, the material of each triangle, all materials, and notes."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[Material, ...], list[str], str]:
+    """Corners, their colours and texture coordinates, material of each triangle, all materials, notes, and SHA-256."""
     try:
         import trimesh
     except ImportError:
         raise missing_extra("train", "trimesh", "rendering models") from None
 
-    suffix, companions = path.suffix.lower(), _Companions(path.parent)
-    content = path.read_bytes()
+    content, suffix = path.read_bytes(), path.suffix.lower()
+    companions = _Companions(path.parent, hashlib.sha256(content))
     content = _as_utf8(content) if suffix == ".obj" else content
     with _quiet():
         try:
@@ -183,7 +187,8 @@ def _read(
         raise ModelError("has vertices that are not finite numbers")
     part_T = np.repeat(np.arange(len(triangles)), [len(part) for part in triangles])
     notes = list(dict.fromkeys(companions.notes))
-    return corners_C3, np.concatenate(colours), np.concatenate(uvs), part_T, materials, notes
+    digest = companions.digest.hexdigest()
+    return corners_C3, np.concatenate(colours), np.concatenate(uvs), part_T, materials, notes, digest
 
 
 class _Companions:
@@ -193,8 +198,10 @@ class _Companions:
     the model. What is missing or broken is noted; trimesh goes on without it where it can.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, digest: Any):
         self.folder = folder
+        self.digest = digest
+        """Takes in every file that is read."""
         self.notes: list[str] = []
 
     def get(self, name: str) -> bytes:
@@ -211,6 +218,7 @@ class _Companions:
         if path is None:
             raise FileNotFoundError(f"{name!r}, which it names, is missing")
         content, suffix = path.read_bytes(), path.suffix.lower()
+        self.digest.update(content)
         if suffix == ".mtl":
             return _as_utf8(content)
         if suffix != ".bin" and not _is_image(content):

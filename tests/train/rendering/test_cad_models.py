@@ -225,6 +225,15 @@ def test_a_texture_is_found_as_it_is_named_or_beside_the_model(given, named, tmp
     assert model.notes == () and model.paint == pytest.approx(RED)
 
 
+def test_the_hash_takes_in_what_the_model_names(tmp_path):
+    path = write_obj(tmp_path / "car.obj", car(), materials="map_Kd skin.png")
+    digests = set()
+    for colour in ("red", "blue", "red"):
+        Image.new("RGB", (4, 4), colour).save(tmp_path / "skin.png")
+        digests.add(load_model(path).sha256)
+    assert len(digests) == 2
+
+
 def test_a_missing_texture_is_noted_and_the_model_drawn_in_its_colour(tmp_path):
     path = write_obj(tmp_path / "box.obj", box((0, 0, 0), (4, 2, 1.5)), materials="map_Kd gone.png\nKd 0 0 1")
     model = load_model(path, "z")

@@ -1,0 +1,138 @@
+"""What is rendered: the models of each class, and the photos behind them; each looked at before the first image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dann.infer.bundle import sha256_of
+from dann.infer.errors import DannError, ImageError, UsageError
+from dann.infer.images import find_images, is_clutter
+from dann.infer.preprocess import decode, read_bytes
+from dann.train.rendering.cad_models import MODEL_SUFFIXES, CadModel, ModelError, load_model
+from dann.train.rendering.car_proportions import CLASSES
+from dann.train.rendering.render_pool import run_tasks
+
+PROCEDURAL_CARS = "cars"
+
+_UNREADABLE = {".3ds", ".blend", ".dae", ".fbx", ".iges", ".igs", ".max", ".skp", ".step", ".stp", ".usd", ".usdz"}
+_MOST_PHOTOS = 1000
+_PHOTO_PX = 640
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One model of a class, and what was found in it."""
+
+    body_class: str
+    name: str
+    """Path under the folder of models."""
+    sha256: str
+    triangles: int
+    up: str
+    size: tuple[float, float, float]
+    notes: tuple[str, ...]
+
+
+def inspect_models(
+    models: Path | str, up: str, workers: int, note: Callable[[str], None]
+) -> tuple[list[ModelFile], list[tuple[str, str]]]:
+    """The models that can be used, sorted by class and name, and name and reason of those that cannot."""
+    if models == PROCEDURAL_CARS:
+        return [ModelFile(name, "", "", 0, "z", (0.0, 0.0, 0.0), ()) for name in CLASSES], []
+    root = Path(models)
+    files, failed = _find_models(root)
+    found: list[ModelFile] = []
+    results = dict(run_tasks(partial(_inspect_one, root, up), files, workers))
+    for body_class, name in sorted(results):
+        result = results[body_class, name]
+        if isinstance(result, str):
+            failed.append((name, result))
+            continue
+        found.append(result)
+        length, width, height = result.size
+        facts = f"{name}: {result.triangles:,} triangles, {length:.4g} × {width:.4g} × {height:.4g}, up is {result.up}"
+        note("; ".join([facts, *result.notes]))
+    if not found:
+        reasons = "; ".join(f"{name} {reason}" for name, reason in failed[:3])
+        raise DannError(f"no model in {str(root)!r} can be used: {reasons}")
+    for body_class in sorted({name.split("/")[0] for name in (*(file[1] for file in files), *dict(failed))}):
+        count = sum(model.body_class == body_class for model in found)
+        if count == 0:
+            failed.append((body_class, "has no model that can be used: the class is left out"))
+        elif count == 1:
+            note(f"{body_class}: one model only; a classifier may learn that model rather than its class")
+    return found, failed
+
+
+def _find_models(root: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Class and name of every model file, and what is a model of a kind that is not read."""
+    if not root.is_dir():
+        raise UsageError(f"no such folder: {str(root)!r}; expected a folder with one sub-folder of models per class")
+    files, failed = [], []
+    for path in sorted(root.glob("*/**/*")):
+        name, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
+        if any(is_clutter(part) for part in name.split("/")):
+            continue
+        if suffix in MODEL_SUFFIXES and path.is_file():
+            files.append((name.split("/")[0], name))
+        elif suffix in _UNREADABLE and path.is_file():
+            failed.append((name, f"is a {suffix} file, which is not read; export it as {' or '.join(MODEL_SUFFIXES)}"))
+    if not files:
+        unread = f" ({failed[0][0]} {failed[0][1]})" if failed else ""
+        raise UsageError(
+            f"no models in the sub-folders of {str(root)!r}; expected one sub-folder per class, with files ending in "
+            f"{' '.join(MODEL_SUFFIXES)}{unread}"
+        )
+    return files, failed
+
+
+def _inspect_one(root: Path, up: str, file: tuple[str, str]) -> tuple[tuple[str, str], ModelFile | str]:
+    body_class, name = file
+    try:
+        model = load_model(root / name, up)
+    except ModelError as error:
+        return file, str(error)
+    except OSError as error:
+        return file, f"cannot be read ({error.strerror or error})"
+    triangles = len(model.mesh.triangles_T3)
+    return file, ModelFile(body_class, name, model.sha256, triangles, model.up, model.size, model.notes)
+
+
+@lru_cache(maxsize=4)
+def cached_model(path: Path, up: str) -> CadModel:
+    return load_model(path, up)
+
+
+# ---- backgrounds ----
+
+
+def check_backgrounds(folder: Path | str, seed: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Name and SHA-256 of the photos that are used, at most 1,000 of them, and those that cannot be read."""
+    if not Path(folder).is_dir():
+        raise UsageError(f"no such folder: {str(folder)!r}; expected a folder of photos")
+    images = find_images(folder)
+    if len(images) > _MOST_PHOTOS:
+        chosen = np.random.default_rng(seed).permutation(len(images))[:_MOST_PHOTOS]
+        images = [images[i] for i in sorted(chosen)]
+    good, broken = [], []
+    for image in images:
+        try:
+            decode(read_bytes(image.path))
+        except ImageError as error:
+            broken.append((image.name, str(error)))
+        else:
+            good.append((image.name, sha256_of(image.path)))
+    if not good:
+        raise DannError(f"none of the {len(images)} photos in {str(folder)!r} can be read: {broken[0][1]}")
+    return good, broken
+
+
+@lru_cache(maxsize=128)
+def cached_photo(path: Path) -> np.ndarray:
+    image_HW3 = decode(read_bytes(path))
+    scale = _PHOTO_PX / max(image_HW3.shape)
+    return image_HW3 if scale >= 1 else cv2.resize(image_HW3, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
