@@ -112,16 +112,17 @@ def _dann_svhn(config: ModelConfig) -> nn.Module:
 def _conv_stack(config: ModelConfig, stages: list[tuple[int, int]]) -> nn.Module:
     """Stages of (convolutions, channels), halving the image between stages, pooled at the end as ``config`` says."""
     layers: list[nn.Module] = []
+    dropout = config.dropout if config.stage_dropout is None else config.stage_dropout
     inputs = 3
     for index, (convolutions, channels) in enumerate(stages):
         (outputs,) = _channels(config, channels)
         if index:
-            layers += [nn.MaxPool2d(2), nn.Dropout(config.dropout)]
+            layers += [nn.MaxPool2d(2), nn.Dropout(dropout)]
         for _ in range(convolutions):
             layers += _conv(inputs, outputs, 3, padding=1, batch_norm=config.batch_norm, slope=0.1)
             inputs = outputs
-    if config.pool == "average":
-        layers.append(nn.AdaptiveAvgPool2d(1))
+    if config.pool != "none":
+        layers.append(nn.AdaptiveAvgPool2d(1) if config.pool == "average" else nn.MaxPool2d(2))
     return nn.Sequential(*layers, nn.Flatten())
 
 

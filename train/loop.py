@@ -35,7 +35,7 @@ from dann.train.model import DomainAdversarialNetwork
 from dann.train.parameter_groups import freeze, hold_frozen_statistics, parameter_groups
 from dann.train.run_dir import RUNS, RunDir, create_run, mark_latest, write_json
 from dann.train.run_result import TrainResult
-from dann.train.schedule import LAM_SCHEDULES, LR_SCHEDULES, adamatch_warmup
+from dann.train.schedule import LAM_SCHEDULES, LR_SCHEDULES, adamatch_warmup, linear_warmup
 from dann.train.settings import AugmentConfig, OptimiserConfig
 from dann.train.signals import StopSignal
 from dann.train.trained import build_network, from_scratch, load_trained
@@ -273,7 +273,8 @@ class _Training:
             warmup=adamatch_warmup(progress, objectives.warmup),
             refining=objectives.refine_from is not None and progress >= objectives.refine_from,
         )
-        return pace, LR_SCHEDULES[optimiser.lr_schedule](lr_progress)
+        schedule = LR_SCHEDULES[optimiser.lr_schedule]
+        return pace, schedule(lr_progress) * linear_warmup(progress, optimiser.lr_warmup)
 
     def _shards(self) -> Iterator[list[tuple[Batch, ...]]]:
         """For each step the batches of this process, one of each domain for each pass."""

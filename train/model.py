@@ -7,6 +7,7 @@ scaling is part of the feature extractor, so an exported network needs nothing b
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dann.train.backbones import build_backbone, feature_width, is_own_backbone
@@ -19,6 +20,7 @@ _MEAN_STD = {
     "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+_LEAST_CONTRAST = 0.08  # a deviation that counts as noise; 1.0 is white
 
 
 class DomainAdversarialNetwork(nn.Module):
@@ -102,12 +104,33 @@ class MeanStd(nn.Module):
         return (x - self.mean) / self.std
 
 
+class LocalContrast(nn.Module):
+    """Local contrast normalisation (Jarrett et al., ICCV 2009): (x − local mean) / (local standard deviation + 0.08).
+
+    Mean and deviation are those of a square window, a seventh of the image's height; the deviation is over all
+    channels, so colours keep their relation. What is left of an image does not depend on how brightly it is lit, from
+    which side, or with which contrast. Any shape (N, 3, H, W) in [0, 1]; the original weighs its window with a bell.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        window = max(3, x.shape[2] // 7 | 1)
+        centred = x - _local_mean(x, window)
+        variance = _local_mean((centred * centred).mean(dim=1, keepdim=True), window)
+        return centred / (variance.sqrt() + _LEAST_CONTRAST)
+
+
+def _local_mean(x: Tensor, window: int) -> Tensor:
+    return F.avg_pool2d(x, window, stride=1, padding=window // 2, count_include_pad=False)
+
+
 def _input_scaling(config: ModelConfig) -> nn.Module:
     name = config.normalise
     if name == "auto":
         name = "half" if is_own_backbone(config.backbone) else "imagenet"
     if name == "instance":
         return nn.InstanceNorm2d(3)
+    if name == "local-contrast":
+        return LocalContrast()
     return MeanStd(*_MEAN_STD[name])
 
 

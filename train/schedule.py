@@ -39,6 +39,11 @@ LAM_SCHEDULES: dict[str, Schedule] = {"dann": dann_lam, "constant": constant, "l
 LR_SCHEDULES: dict[str, Schedule] = {"dann": dann_lr, "constant": constant, "cosine": cosine}
 
 
+def linear_warmup(progress: float, share: float) -> float:
+    """A straight line from 0 to 1 over the first ``share`` of training, then 1: a factor on the learning rate."""
+    return min(1.0, progress / share) if share else 1.0
+
+
 def adamatch_warmup(progress: float, share: float) -> float:
     """Half a cosine from 0 to 1 over the first ``share`` of training, then 1 (arXiv 2106.04732, section 3.5)."""
     return 0.5 * (1.0 - math.cos(math.pi * min(1.0, progress / share))) if share else 1.0

@@ -74,13 +74,17 @@ class ModelConfig:
     bn: Literal["shared", "split", "domain"] = "split"
     """Batch normalisation while adapting. ``shared``: one pass over both domains, mixed statistics; ``split``:
     statistics per domain; ``domain``: statistics, scale and shift per domain (arXiv 1906.03950)."""
-    pool: Literal["average", "none"] = "average"
-    """What ends ``conv6`` and ``conv9``: the mean over space, or every position by itself."""
+    pool: Literal["average", "none", "max"] = "average"
+    """What ends ``conv6`` and ``conv9``: the mean over space, every position by itself, or every position after one
+    more halving."""
     dropout: float = 0.0
     """Dropout probability on the features, and between the layers of the label classifier."""
-    normalise: Literal["auto", "half", "imagenet", "instance"] = "auto"
+    stage_dropout: float | None = None
+    """Dropout probability between the stages of ``conv6`` and ``conv9``; ``None``: the same as ``dropout``."""
+    normalise: Literal["auto", "half", "imagenet", "instance", "local-contrast"] = "auto"
     """Input scaling, inside the network. ``half``: (x − 0.5) / 0.5; ``imagenet``: ImageNet's mean and std;
-    ``instance``: each image's own, per channel; ``auto``: ``imagenet`` for torchvision's networks, else ``half``."""
+    ``instance``: each image's own, per channel; ``local-contrast``: each pixel by what surrounds it, so that light and
+    paint matter less than shape; ``auto``: ``imagenet`` for torchvision's networks, else ``half``."""
     label_hidden: tuple[int, ...] = (128,)
     """Widths of the hidden layers of the label classifier."""
     domain_hidden: tuple[int, ...] = (128,)
@@ -88,6 +92,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         between("model.dropout", self.dropout, 0.0, 0.95)
+        if self.stage_dropout is not None:
+            between("model.stage_dropout", self.stage_dropout, 0.0, 0.95)
         between("model.width", self.width, 0.05, 16.0)
         for name in ("label_hidden", "domain_hidden"):
             for units in getattr(self, name):
@@ -104,6 +110,8 @@ class OptimiserConfig:
     """Learning rate at the start."""
     lr_schedule: Literal["dann", "constant", "cosine"] = "dann"
     """``dann``: lr / (1 + 10 p)^0.75, the papers'."""
+    lr_warmup: float = 0.0
+    """Share of training over which the learning rate first rises from 0; large layers after a fresh backbone need it."""
     momentum: float = 0.9
     """Of SGD, and the first beta of Adam."""
     weight_decay: float = 0.0
@@ -120,6 +128,7 @@ class OptimiserConfig:
 
     def __post_init__(self) -> None:
         between("optimiser.lr", self.lr, 1e-9, 100.0)
+        between("optimiser.lr_warmup", self.lr_warmup, 0.0, 1.0)
         between("optimiser.momentum", self.momentum, 0.0, 0.9999)
         between("optimiser.weight_decay", self.weight_decay, 0.0, 1.0)
         between("optimiser.head_lr_factor", self.head_lr_factor, 1e-6, 1e6)

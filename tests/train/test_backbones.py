@@ -44,6 +44,12 @@ def test_width_scales_the_channels_and_dropout_reaches_the_layers(name: str):
     assert {layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)} == {0.3}
 
 
+def test_dropout_between_stages_can_differ_and_a_last_halving_keeps_positions():
+    network = build("conv6", width=0.25, dropout=0.3, stage_dropout=0.1, pool="max")
+    assert {layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)} == {0.1}
+    assert feature_width(network, 64, 64) == 64 * 4 * 4
+
+
 @pytest.mark.parametrize(
     ("name", "features"), [("resnet18", 512), ("mobilenet_v3_small", 1024), ("shufflenet_v2_x0_5", 1024)]
 )

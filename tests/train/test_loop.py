@@ -208,6 +208,12 @@ def test_both_schedules_go_by_step_or_by_epoch(
     assert [row["lr"] for row in rows] == [0.02 * dann_lr(p) for p in progress[lr_by]]
 
 
+def test_the_learning_rate_warms_up(configure: Configure, runs: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch):
+    settings = {"optimiser.lr": 0.02, "optimiser.lr_schedule": "constant", "optimiser.lr_warmup": 0.5}
+    rows = steps_logged(configure(settings, steps=4), runs, lines, monkeypatch)
+    assert [row["lr"] for row in rows] == [0.0, 0.01, 0.02, 0.02]
+
+
 def movement(config: TrainConfig, runs: Path) -> dict[str, Tensor]:
     """How far each parameter is from where it began."""
     before, after = build_network(config, 2), load_trained(fit(config, runs=runs).run)[2]

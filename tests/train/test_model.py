@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from dann.train.batch_norm import SOURCE, TARGET, DomainBatchNorm
-from dann.train.model import DomainAdversarialNetwork
+from dann.train.model import DomainAdversarialNetwork, LocalContrast
 from dann.train.settings import ModelConfig
 
 CONFIG = ModelConfig(backbone="conv6", width=0.1, label_hidden=(7, 6), domain_hidden=(5,))
@@ -86,6 +88,26 @@ def test_input_scaling_is_the_first_layer(normalise: str, expected, training: bo
     config = ModelConfig(backbone="conv6", width=0.1, normalise=normalise)  # type: ignore[arg-type]
     scaling = build(config).train(training).feature_extractor[0]
     torch.testing.assert_close(scaling(images()), expected(images()))
+
+
+def test_local_contrast_is_what_a_window_says_of_each_pixel():
+    x = torch.rand(2, 3, 36, 40, generator=torch.Generator().manual_seed(2))
+    window = 5  # a seventh of 36
+    given = LocalContrast()(x)
+    for row, column in ((0, 0), (10, 3), (35, 39)):
+        around = np.s_[max(0, row - 2) : row + 3, max(0, column - 2) : column + 3]
+        mean = x[:, :, *around].mean(dim=(2, 3))
+        centred = x - F.avg_pool2d(x, window, 1, 2, count_include_pad=False)
+        deviation = (centred[:, :, *around] ** 2).mean(dim=(1, 2, 3)).sqrt()[:, None]
+        torch.testing.assert_close(given[:, :, row, column], (x[:, :, row, column] - mean) / (deviation + 0.08))
+
+
+def test_local_contrast_hardly_sees_the_light():
+    x = torch.rand(2, 3, 36, 40, generator=torch.Generator().manual_seed(2))
+    darker = 0.5 * x + 0.1
+    scaled = LocalContrast()
+    assert (scaled(x) - scaled(darker)).abs().mean() < 0.35 * scaled(x).abs().mean()
+    assert torch.equal(scaled(torch.full((1, 3, 32, 32), 0.25)), torch.zeros(1, 3, 32, 32)), "flat stays flat"
 
 
 def test_input_scaling_adds_nothing_to_the_weights():

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dann.train.schedule import LAM_SCHEDULES, LR_SCHEDULES, adamatch_warmup
+from dann.train.schedule import LAM_SCHEDULES, LR_SCHEDULES, adamatch_warmup, linear_warmup
 
 
 @pytest.mark.parametrize(
@@ -45,5 +45,10 @@ def test_the_warmup_rises_as_half_a_cosine_over_its_share():
     )
 
 
+def test_the_learning_rate_rises_in_a_straight_line():
+    assert [linear_warmup(p, 0.2) for p in (0.0, 0.05, 0.2, 1.0)] == pytest.approx([0.0, 0.25, 1.0, 1.0])
+
+
 def test_without_a_share_there_is_no_warmup():
-    assert adamatch_warmup(0.0, 0.0) == adamatch_warmup(1.0, 0.0) == 1.0
+    for warmup in (adamatch_warmup, linear_warmup):
+        assert warmup(0.0, 0.0) == warmup(1.0, 0.0) == 1.0

@@ -1,6 +1,6 @@
 """A triangle mesh, and the geometry that everything here needs of one. Legend: V vertices, T triangles."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,6 +23,11 @@ class Mesh:
         """The places of the vertices, those within 2 cm of each other once: enough to tell what the mesh hides."""
         _, first = np.unique(np.round(self.vertices_V3 * 50) @ [1e8, 1e4, 1.0], return_index=True)
         return self.vertices_V3[first]
+
+    def stretched(self, factors: tuple[float, ...]) -> "Mesh":
+        """The mesh with its three axes multiplied by ``factors``."""
+        vertices_V3, normals_V3 = self.vertices_V3 * factors, unit(self.normals_V3 / factors)
+        return replace(self, vertices_V3=vertices_V3, normals_V3=normals_V3)
 
 
 def dot(a_N3: np.ndarray, b_N3: np.ndarray) -> np.ndarray:

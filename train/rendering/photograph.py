@@ -48,12 +48,12 @@ def photograph(model: Model, scene: Scene, *, size_px: int, photo: Callable[[str
 
     ``photo`` gives the picture (uint8 RGB) of the name that the scene has as its backdrop.
     """
-    mesh = model.mesh
+    mesh = model.mesh.stretched(scene.stretch)
     camera, height, width = _camera(mesh, scene, size_px * _SUPERSAMPLING)
     picture = _backdrop(camera, height, width, scene, photo)
     light = light_of(scene, _panorama(picture))
     _cast_shadows(picture, mesh, camera, light, scene)
-    covered_P = _draw(picture, model, camera, light, scene)
+    covered_P = _draw(picture, model, mesh, camera, light, scene)
     if scene.occluder:
         backdrops.occlude(scene.rng(1), picture, scene.occluder)
     picture = expose(picture, scene)
@@ -129,9 +129,10 @@ def _shadow_mask(
     return mask
 
 
-def _draw(picture_HW3: np.ndarray, model: Model, camera: Camera, light: Light, scene: Scene) -> np.ndarray:
+def _draw(
+    picture_HW3: np.ndarray, model: Model, mesh: Mesh, camera: Camera, light: Light, scene: Scene
+) -> np.ndarray:
     """Lay the shaded model over the picture; gives the covered pixels."""
-    mesh = model.mesh
     height, width, _ = picture_HW3.shape
     pixels, inverse_depth = camera.project(mesh.vertices_V3)
     seen = rasterise(pixels, inverse_depth, mesh.triangles_T3, height=height, width=width, both_sides=mesh.both_sides)
@@ -140,7 +141,8 @@ def _draw(picture_HW3: np.ndarray, model: Model, camera: Camera, light: Light, s
     to_camera = unit(camera.position.astype(np.float32) - place)
     if mesh.both_sides:
         normal *= np.where(dot(normal, to_camera) < 0, -1, 1)[:, None]
-    look = model.look(seen, place, scene, metres_per_pixel=1 / (camera.scale * np.median(inverse_depth)))
+    unstretched = place / np.array(scene.stretch, np.float32)
+    look = model.look(seen, unstretched, scene, metres_per_pixel=1 / (camera.scale * np.median(inverse_depth)))
     colour = shade(look, normal, to_camera, place[:, 2], light)
     picture_HW3.reshape(-1, 3)[seen.pixel_P] = to_display(colour)
     return seen.pixel_P

@@ -27,6 +27,8 @@ class Scene:
     elevation_deg: float
     roll_deg: float
     focal_mm: float
+    stretch: tuple[float, ...]
+    """Factors on length, width and height of the object."""
     fill: float
     """Share of a square image that the object takes; without effect where the image is cropped to it."""
     shift_x: float
@@ -98,6 +100,7 @@ def draw_scene(rng: np.random.Generator, style: Style, photos: Sequence[str] = (
         elevation_deg=uniform(style.elevation_deg),
         roll_deg=uniform(style.roll_deg),
         focal_mm=uniform(style.focal_mm),
+        stretch=tuple(1 + style.stretch * uniform((-1, 1)) for _ in range(3)),
         fill=uniform(style.fill),
         shift_x=uniform((-style.shift, style.shift)),
         shift_y=uniform((-style.shift, style.shift)),
@@ -159,7 +162,7 @@ def _backdrop(rng: np.random.Generator, style: Style, photos: Sequence[str]) -> 
 
 
 _RGB = ("red", "green", "blue")
-_PARTS = {"paint": _RGB, "gain": _RGB, "margins": ("left", "top", "right", "bottom")}
+_PARTS = {"stretch": ("length", "width", "height"), "paint": _RGB, "gain": _RGB, "margins": ("left", "top", "right", "bottom")}
 
 
 def columns() -> list[str]:
