@@ -81,7 +81,7 @@ class CadModel:
     def look(self, seen: Fragments, place_P3: np.ndarray, scene: Scene, metres_per_pixel: float) -> Look:
         """Textures and colours, the model's paint in the scene's colour, and the gloss of paint or glass."""
         del place_P3
-        albedo_P3 = seen.interpolate(self.colour_C3, self.mesh.triangles_T3)
+        albedo_P3 = seen.interpolate(self.colour_C3)
         part_P = self.mesh.part_T[seen.triangle_P]
         if any(material.pyramid for material in self.materials):
             self._apply_textures(albedo_P3, part_P, seen, metres_per_pixel)
@@ -101,7 +101,7 @@ class CadModel:
     def _apply_textures(
         self, albedo_P3: np.ndarray, part_P: np.ndarray, seen: Fragments, metres_per_pixel: float
     ) -> None:
-        uv_P2 = seen.interpolate(self.uv_C2, self.mesh.triangles_T3)
+        uv_P2 = seen.interpolate(self.uv_C2)
         texels_per_pixel = self.texels_T[seen.triangle_P] * metres_per_pixel
         level_P = np.log2(np.clip(texels_per_pixel, 1, None)).round().astype(np.int64)
         for index, material in enumerate(self.materials):

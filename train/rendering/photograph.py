@@ -136,8 +136,8 @@ def _draw(
     height, width, _ = picture_HW3.shape
     pixels, inverse_depth = camera.project(mesh.vertices_V3)
     seen = rasterise(pixels, inverse_depth, mesh.triangles_T3, height=height, width=width, both_sides=mesh.both_sides)
-    place = seen.interpolate(mesh.vertices_V3, mesh.triangles_T3)
-    normal = unit(seen.interpolate(mesh.normals_V3, mesh.triangles_T3))
+    place = seen.interpolate(mesh.vertices_V3)
+    normal = unit(seen.interpolate(mesh.normals_V3))
     to_camera = unit(camera.position.astype(np.float32) - place)
     if mesh.both_sides:
         normal *= np.where(dot(normal, to_camera) < 0, -1, 1)[:, None]

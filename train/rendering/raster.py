@@ -10,6 +10,7 @@ Legend: V vertices, T triangles, P covered pixels, H rows, W columns. Pixel (row
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 _FILM_MM = 36.0
 
@@ -106,13 +107,12 @@ class Fragments:
     """row · width + column."""
     triangle_P: np.ndarray
     """Index of the nearest triangle."""
-    weights_P3: np.ndarray
-    """Perspective-correct weights of its corners; they sum to 1."""
+    weights_PV: csr_array
+    """Perspective-correct weights of its corners, float32; those of a pixel sum to 1."""
 
-    def interpolate(self, values_VC: np.ndarray, triangles_T3: np.ndarray) -> np.ndarray:
+    def interpolate(self, values_VC: np.ndarray) -> np.ndarray:
         """The vertices' values at the pixels: (P, C) float32."""
-        corners_P3C = values_VC.astype(np.float32, copy=False)[triangles_T3[self.triangle_P]]
-        return np.einsum("pk,pkc->pc", self.weights_P3, corners_P3C)
+        return np.asarray(self.weights_PV @ values_VC.astype(np.float32, copy=False))
 
 
 def rasterise(
@@ -145,7 +145,14 @@ def rasterise(
     pixel_P = np.flatnonzero(winner >= 0)
     local_P = winner[pixel_P]
     weights = _weights(corners_T32[local_P], depths_T3[local_P], pixel_P % width + 0.5, pixel_P // width + 0.5)
-    return Fragments(pixel_P, front[local_P], weights)
+    triangle_P = front[local_P]
+    return Fragments(pixel_P, triangle_P, corner_weights(weights, triangles_T3[triangle_P], len(pixels_V2)))
+
+
+def corner_weights(weights_P3: np.ndarray, corners_P3: np.ndarray, vertices: int) -> csr_array:
+    """The weights of three vertices a row, as a matrix over all vertices."""
+    rows = np.arange(0, weights_P3.size + 1, 3)
+    return csr_array((weights_P3.reshape(-1), corners_P3.reshape(-1), rows), shape=(len(weights_P3), vertices))
 
 
 def _plane(corners_T32: np.ndarray, values_T3: np.ndarray, doubled_area_T: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from vehicles import FORMATS, UPS, box, car, coloured, join, quartered, save, te
 
 from dann.train.rendering.cad_models import LENGTH_M, ModelError, load_model
 from dann.train.rendering.mesh import face_normals
-from dann.train.rendering.raster import Fragments
+from dann.train.rendering.raster import Fragments, corner_weights
 from dann.train.rendering.scene import draw_scene
 from dann.train.rendering.styles import STUDIO
 
@@ -33,7 +33,8 @@ def _sides(model):
 def _look(model, metres_per_pixel=0.001):
     """How the middles of all triangles look."""
     count = len(model.mesh.triangles_T3)
-    seen = Fragments(np.arange(count), np.arange(count), np.full((count, 3), 1 / 3))
+    thirds = corner_weights(np.full((count, 3), 1 / 3), model.mesh.triangles_T3, len(model.mesh.vertices_V3))
+    seen = Fragments(np.arange(count), np.arange(count), thirds)
     return model.look(seen, _places(model), SCENE, metres_per_pixel)
 
 
