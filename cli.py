@@ -291,7 +291,8 @@ def _train_config(
             f"--method {method} says how to adapt, and mode {config.mode!r} does not; leave one of them out"
         )
     data = config.data
-    if not any((data.source, data.target, data.test, data.source_test, data.layout == "split")):
+    named = any((data.source, data.target, data.test, data.source_test, data.layout == "split"))
+    if preset is None and not named:
         preset = DEFAULT_PRESET
         config = resolve(preset, file, overrides, method=method)
     what = config.mode
@@ -777,6 +778,32 @@ def cars(out: Path, **options: Any) -> None:
     with Progress("cars") as progress:
         folder = write_cars(out, on_progress=progress.update, **given)
     click.echo(str(folder))
+
+
+@data.command()
+@click.option("--images", required=True, metavar="SPEC", help="Folder, CSV, .npz or named set.")
+@click.option("--out-path", type=click.Path(path_type=Path), default=Path("sheet.jpg"), show_default=True)
+@click.option("--columns", type=int, default=12, show_default=True, help="Images of each class.")
+@click.option("--size", "size_px", type=int, default=96, show_default=True, help="Side of each, in pixels.")
+@click.option("--role", type=click.Choice(["source", "target"]), default="source", show_default=True, help="Of `cars`.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@_data_root_option
+def sheet(images: str, out_path: Path, **options: Any) -> None:
+    """Put some images of each class on one picture.
+
+    \b
+    Example:
+      dann data sheet --images renders/ --out-path renders.jpg
+    """
+    from dann.train.contact_sheet import contact_sheet
+    from dann.train.rendering.render_pool import save_image
+
+    if out_path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+        raise UsageError(f"--out-path is {str(out_path)!r}; expected a name that ends in .jpg or .png")
+    picture = contact_sheet(images, **options)
+    out_path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(out_path, picture)
+    click.echo(str(out_path))
 
 
 if __name__ == "__main__":

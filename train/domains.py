@@ -103,7 +103,7 @@ def specs(data: DataConfig) -> tuple[str, str | None, str | None]:
             raise UsageError("layout 'split' needs the folder that holds train/ and test/; give it as --data-root")
         return split_layout(Path(data.data_root))
     if not data.source:
-        raise UsageError("no source images were given; name them with --source, or choose a --preset")
+        raise UsageError("no source images were given; name them with --source, or choose a --preset that has its own")
     return data.source, data.target, data.test
 
 

@@ -111,7 +111,7 @@ class OptimiserConfig:
     lr_schedule: Literal["dann", "constant", "cosine"] = "dann"
     """``dann``: lr / (1 + 10 p)^0.75, the papers'."""
     lr_warmup: float = 0.0
-    """Share of training over which the learning rate first rises from 0; large layers after a fresh backbone need it."""
+    """Share of training over which the learning rate first rises from 0; wide layers behind a new backbone need it."""
     momentum: float = 0.9
     """Of SGD, and the first beta of Adam."""
     weight_decay: float = 0.0

@@ -155,6 +155,17 @@ def test_a_look_its_settings_and_backgrounds_are_honoured(cad: Path):
         assert (Path("photos") / row["backdrop"]).is_file()
 
 
+def test_a_sheet_shows_what_was_rendered(cad: Path):
+    done("data", "render", *RENDER)
+    assert done("data", "sheet", "--images", "made", "--out-path", "new/sheet.png", "--columns", "2").stdout == (
+        "new/sheet.png\n"
+    )
+    picture = cv2.imread("new/sheet.png")
+    assert picture is not None and picture.shape[0] == 3 + 2 * 99
+    refused(dann("data", "sheet", "--images", "made", "--out-path", "sheet.gif"), 2, "'sheet.gif'", ".jpg or .png")
+    refused(dann("data", "sheet", "--images", "nowhere"), 2, "'nowhere'")
+
+
 def test_procedural_cars_are_rendered_by_class(place: Path):
     ran = done("data", "render", "--models", "cars", *RENDER[2:])
     assert ran.stderr.splitlines()[-1] == "15 images"

@@ -82,12 +82,21 @@ def test_a_table_among_the_flags_adds_to_the_preset():
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_resolves_and_names_a_known_backbone(name: str):
     config = resolve(name)
-    assert config.data.source and config.data.target
+    assert (name == "photos") == (not config.data.source) == (not config.data.target), "whose data are the user's"
     assert config.model.backbone in backbone_names()
 
 
 def test_the_presets_that_are_promised_are_there():
-    promised = {"cars", "mnist-mnistm", "mnistm-usps", "mnist-usps", "svhn-mnist", "mnist-svhn", "mnistm-svhn"}
+    promised = {
+        "cars",
+        "mnist-mnistm",
+        "mnistm-usps",
+        "mnist-usps",
+        "svhn-mnist",
+        "mnist-svhn",
+        "mnistm-svhn",
+        "photos",
+    }
     assert promised <= set(preset_names())
     assert DEFAULT_PRESET in preset_names()
 

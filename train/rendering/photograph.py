@@ -129,9 +129,7 @@ def _shadow_mask(
     return mask
 
 
-def _draw(
-    picture_HW3: np.ndarray, model: Model, mesh: Mesh, camera: Camera, light: Light, scene: Scene
-) -> np.ndarray:
+def _draw(picture_HW3: np.ndarray, model: Model, mesh: Mesh, camera: Camera, light: Light, scene: Scene) -> np.ndarray:
     """Lay the shaded model over the picture; gives the covered pixels."""
     height, width, _ = picture_HW3.shape
     pixels, inverse_depth = camera.project(mesh.vertices_V3)

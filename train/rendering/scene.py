@@ -162,7 +162,12 @@ def _backdrop(rng: np.random.Generator, style: Style, photos: Sequence[str]) -> 
 
 
 _RGB = ("red", "green", "blue")
-_PARTS = {"stretch": ("length", "width", "height"), "paint": _RGB, "gain": _RGB, "margins": ("left", "top", "right", "bottom")}
+_PARTS = {
+    "stretch": ("length", "width", "height"),
+    "paint": _RGB,
+    "gain": _RGB,
+    "margins": ("left", "top", "right", "bottom"),
+}
 
 
 def columns() -> list[str]:

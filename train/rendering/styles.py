@@ -107,18 +107,18 @@ class Style:
 
 _LIMITS = {
     "azimuth_deg": (0, 180), "front": (0, 1), "elevation_deg": (0, 89), "roll_deg": (-180, 180),
-    "focal_mm": (30, 2000), "stretch": (0, 0.5), "margin": (0, 5), "fill": (0.05, 1), "shift": (0, 1), "saturation": (0, 1),
-    "value": (0, 1), "gloss": (0, 1), "key_elevation_deg": (5, 90), "key": (0, 10), "ambient": (0, 10),
-    "warmth": (-1, 1), "shadow": (0, 1), "skyline": (0, 1), "studio": (0, 1), "photo": (0, 1), "clutter": (0, 2),
-    "bokeh": (0, 200), "occluder_chance": (0, 1), "occluder": (0, 1), "defocus": (0, 200), "motion": (0, 200),
-    "black": (0, 0.5), "white": (0.5, 1.5), "exposure": (-5, 5), "cast": (0, 0.9), "contrast": (0.1, 5),
-    "vignette": (0, 1), "noise": (0, 1), "jpeg": (1, 100),
+    "focal_mm": (30, 2000), "stretch": (0, 0.5), "margin": (0, 5), "fill": (0.05, 1), "shift": (0, 1),
+    "saturation": (0, 1), "value": (0, 1), "gloss": (0, 1), "key_elevation_deg": (5, 90), "key": (0, 10),
+    "ambient": (0, 10), "warmth": (-1, 1), "shadow": (0, 1), "skyline": (0, 1), "studio": (0, 1), "photo": (0, 1),
+    "clutter": (0, 2), "bokeh": (0, 200), "occluder_chance": (0, 1), "occluder": (0, 1), "defocus": (0, 200),
+    "motion": (0, 200), "black": (0, 0.5), "white": (0.5, 1.5), "exposure": (-5, 5), "cast": (0, 0.9),
+    "contrast": (0.1, 5), "vignette": (0, 1), "noise": (0, 1), "jpeg": (1, 100),
 }  # fmt: skip
 
 
 STUDIO = Style(
-    azimuth_deg=(18, 162), front=0.5, elevation_deg=(4, 32), roll_deg=(0, 0), focal_mm=(95, 180), stretch=0.0, margin=None,
-    fill=(0.82, 0.92), shift=0.2, saturation=(0.0, 0.95), value=(0.12, 0.95), gloss=(0.3, 0.6),
+    azimuth_deg=(18, 162), front=0.5, elevation_deg=(4, 32), roll_deg=(0, 0), focal_mm=(95, 180), stretch=0.0,
+    margin=None, fill=(0.82, 0.92), shift=0.2, saturation=(0.0, 0.95), value=(0.12, 0.95), gloss=(0.3, 0.6),
     key_elevation_deg=(45, 70), key=(0.55, 0.75), ambient=(0.55, 0.7), warmth=(0, 0), shadow=(0.35, 0.55),
     skyline=(0, 0), studio=1.0, photo=0.0, clutter=(0, 0), bokeh=(0, 0), occluder_chance=0.0, occluder=(0, 0),
     defocus=(0, 0), motion=(0, 0), black=None, white=(1, 1), exposure=(0, 0), cast=0.0,
@@ -126,8 +126,8 @@ STUDIO = Style(
 )  # fmt: skip
 
 SIMULATED_PHOTO = Style(
-    azimuth_deg=(18, 162), front=0.5, elevation_deg=(2, 28), roll_deg=(-2.5, 2.5), focal_mm=(75, 150), stretch=0.0, margin=None,
-    fill=(0.80, 0.96), shift=0.6, saturation=(0.0, 0.9), value=(0.08, 0.92), gloss=(0.3, 1.0),
+    azimuth_deg=(18, 162), front=0.5, elevation_deg=(2, 28), roll_deg=(-2.5, 2.5), focal_mm=(75, 150), stretch=0.0,
+    margin=None, fill=(0.80, 0.96), shift=0.6, saturation=(0.0, 0.9), value=(0.08, 0.92), gloss=(0.3, 1.0),
     key_elevation_deg=(22, 75), key=(0.3, 1.0), ambient=(0.3, 0.65), warmth=(-0.5, 0.8), shadow=(0.3, 0.7),
     skyline=(0.02, 0.3), studio=0.0, photo=0.0, clutter=(0.5, 0.5), bokeh=(6, 24), occluder_chance=0.2,
     occluder=(0.02, 0.06), defocus=(0, 4), motion=(0, 9), black=None, white=(1, 1),

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from vehicles import car, quartered, save
@@ -21,10 +22,10 @@ BEFORE_PHOTO = replace(PLAIN, backdrop="photo", bokeh=0.0)
 
 
 class Block:
-    """A dull grey block of 4 × 2 × 1.5 metres."""
+    """A dull grey block of 4 × 2 × 1.5 metres times ``factors``."""
 
-    def __init__(self):
-        corners = np.array([[x, y, z] for x in (-2.0, 2) for y in (-1.0, 1) for z in (0, 1.5)])
+    def __init__(self, factors=(1.0, 1.0, 1.0)):
+        corners = np.array([[x, y, z] for x in (-2.0, 2) for y in (-1.0, 1) for z in (0, 1.5)]) * factors
         sides = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
         vertices = corners[np.array(sides).reshape(-1)]
         triangles = np.concatenate([4 * np.arange(6)[:, None] + pick for pick in ([0, 1, 2], [0, 2, 3])])
@@ -113,6 +114,27 @@ def test_something_before_the_model_hides_it_and_leaves_its_box():
     clear, hidden = (photograph(Block(), replace(PLAIN, occluder=width), size_px=96) for width in (0.0, 0.1))
     assert (clear.image_HW3 != hidden.image_HW3).any()
     assert (clear.box, clear.coverage) == (hidden.box, hidden.coverage)
+
+
+def test_stretching_the_scene_is_stretching_the_model():
+    factors = (1.2, 0.9, 0.8)
+    scene = replace(PLAIN, stretch=factors)
+    stretched, made_so = photograph(Block(), scene, size_px=120), photograph(Block(factors), PLAIN, size_px=120)
+    np.testing.assert_allclose(stretched.image_HW3.astype(int), made_so.image_HW3, atol=1)
+    assert stretched.box == made_so.box
+
+
+def test_what_is_painted_on_a_car_stretches_with_it():
+    car = sample_car(np.random.default_rng(3), "sedan")
+    scene = replace(PLAIN, azimuth_deg=90.0, elevation_deg=0.0, focal_mm=2000.0)  # a side view, hardly any perspective
+
+    def side_view(stretch):
+        shot = photograph(car, replace(scene, stretch=stretch), size_px=200)
+        left, top, right, bottom = (round(200 * share) for share in shot.box)
+        return cv2.resize(shot.image_HW3[top:bottom, left:right], (120, 40), interpolation=cv2.INTER_AREA).astype(int)
+
+    plain, longer = side_view((1.0, 1.0, 1.0)), side_view((1.4, 1.0, 1.0))
+    assert np.abs(plain - longer).mean() < 0.25 * np.abs(plain - longer[:, ::-1]).mean()
 
 
 def test_seen_from_its_right_the_front_is_at_the_right_and_the_upper_half_of_the_texture_on_top(tmp_path):
