@@ -41,6 +41,7 @@ class DomainBatchNorm(nn.Module):
             raise ValueError(
                 f"{layer} keeps no running average; expected a layer with track_running_stats and momentum"
             )
+        self._plain = type(layer)
         self.eps = layer.eps
         self.momentum: float | None = layer.momentum
         self.domain = TARGET
@@ -68,9 +69,9 @@ class DomainBatchNorm(nn.Module):
             eps=self.eps,
         )
 
-    def of_domain(self, domain: int) -> nn.BatchNorm2d:
-        """A plain layer in evaluation mode that does what this one does for ``domain``, on inputs (N, C, H, W)."""
-        layer = nn.BatchNorm2d(self.running_mean.shape[1], eps=self.eps, momentum=self.momentum)
+    def of_domain(self, domain: int) -> _BatchNorm:
+        """A plain layer in evaluation mode that does what this one does for ``domain``."""
+        layer = self._plain(self.running_mean.shape[1], eps=self.eps, momentum=self.momentum)
         with torch.no_grad():
             for name in ("weight", "bias"):
                 value = _side(getattr(self, name), domain)

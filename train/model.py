@@ -46,6 +46,9 @@ class DomainAdversarialNetwork(nn.Module):
         backbone = build_backbone(config)
         features = feature_width(backbone, height, width)
         self.feature_extractor = nn.Sequential(_input_scaling(config), backbone)
+        if config.bottleneck is not None:
+            self.feature_extractor.append(_bottleneck(features, config.bottleneck, config.dropout))
+            features = config.bottleneck
         self.label_classifier = _mlp(features, config.label_hidden, classes, dropout=config.dropout)
         self.conditioning = multilinear_map(features, classes) if conditional else None
         inputs = features if self.conditioning is None else self.conditioning.outputs
@@ -132,6 +135,17 @@ def _input_scaling(config: ModelConfig) -> nn.Module:
     if name == "local-contrast":
         return LocalContrast()
     return MeanStd(*_MEAN_STD[name])
+
+
+def _bottleneck(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
+    """Fewer features for both classifiers, as is usual where a backbone has many (arXiv 1705.10667, section 5.1)."""
+    return nn.Sequential(
+        nn.Dropout(dropout),
+        nn.Linear(inputs, outputs, bias=False),
+        nn.BatchNorm1d(outputs),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+    )
 
 
 def _mlp(inputs: int, hidden: Iterable[int], outputs: int, *, dropout: float = 0.0) -> nn.Sequential:

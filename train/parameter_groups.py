@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dann.infer.errors import UsageError, unknown_name
 
-_BACKBONE = "feature_extractor"
+_BACKBONE = "feature_extractor.1"  # where a DomainAdversarialNetwork keeps its backbone
 
 
 def parameter_groups(

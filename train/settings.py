@@ -77,6 +77,9 @@ class ModelConfig:
     pool: Literal["average", "none", "max"] = "average"
     """What ends ``conv6`` and ``conv9``: the mean over space, every position by itself, or every position after one
     more halving."""
+    bottleneck: int | None = None
+    """Features that a linear layer, batch normalisation and ReLU make of the backbone's; both classifiers see only
+    these, and they are what is adapted. ``None``: the backbone's own."""
     dropout: float = 0.0
     """Dropout probability on the features, and between the layers of the label classifier."""
     stage_dropout: float | None = None
@@ -95,6 +98,8 @@ class ModelConfig:
         if self.stage_dropout is not None:
             between("model.stage_dropout", self.stage_dropout, 0.0, 0.95)
         between("model.width", self.width, 0.05, 16.0)
+        if self.bottleneck is not None:
+            between("model.bottleneck", self.bottleneck, 1, 65_536)
         for name in ("label_hidden", "domain_hidden"):
             for units in getattr(self, name):
                 between(f"model.{name}", units, 1, 65_536)

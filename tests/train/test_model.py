@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dann.train.batch_norm import SOURCE, TARGET, DomainBatchNorm
+from dann.train.batch_norm import SOURCE, TARGET, DomainBatchNorm, single_domain
 from dann.train.model import DomainAdversarialNetwork, LocalContrast
 from dann.train.settings import ModelConfig
 
@@ -34,6 +34,16 @@ def test_shapes():
     assert features.shape == (4, 26)
     assert network(images()).shape == (4, 3)
     assert network.domain_logits(features, 1.0).shape == (4,)
+
+
+def test_a_bottleneck_is_what_both_classifiers_see_and_what_is_adapted():
+    network = build(replace(CONFIG, bottleneck=9, dropout=0.5), two_domains=True)
+    features = network.features(images(), SOURCE)
+    assert features.shape == (4, 9) and (features >= 0).all()
+    assert linear_sizes(network)[0] == (26, 9)
+    assert network.label_classifier[0].in_features == network.domain_classifier[0].in_features == 9
+    plain = single_domain(network.eval(), TARGET)
+    torch.testing.assert_close(plain(images()), network(images(), TARGET))
 
 
 def linear_sizes(network: nn.Module) -> list[tuple[int, int]]:

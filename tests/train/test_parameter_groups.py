@@ -57,6 +57,15 @@ def test_optimisers_keep_the_groups_through_their_state(optimiser: Callable[...,
     ]
 
 
+def test_a_bottleneck_learns_with_the_heads_and_is_no_part_of_the_backbone():
+    config = ModelConfig(backbone="conv6", width=0.1, bottleneck=5, label_hidden=(), domain_hidden=())
+    network = DomainAdversarialNetwork(config, classes=3, height=8, width=8)
+    backbone, heads = groups_of(network, head_lr_factor=10.0)
+    assert (len(backbone["params"]), backbone["lr"], heads["lr"]) == (len(list(network.feature_extractor[1].parameters())), 0.1, 1.0)
+    freeze(network, ["backbone"])
+    assert all(parameter.requires_grad for parameter in network.feature_extractor[2].parameters())
+
+
 def test_what_is_frozen_is_in_no_group_and_empty_groups_are_dropped():
     network = small()
     frozen = freeze(network, ["label_classifier.0"])
@@ -79,18 +88,19 @@ def test_biases_and_normalisation_can_be_spared_the_decay():
     two_sided = DomainBatchNorm(nn.BatchNorm1d(2), shared_affine=False)  # scale and shift are matrices
     network = nn.ModuleDict(
         {
-            "feature_extractor": nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.GroupNorm(1, 3)),
+            "feature_extractor": nn.Sequential(
+                nn.Identity(), nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.GroupNorm(1, 3))
+            ),
             "label_classifier": nn.Sequential(nn.Linear(3, 2), two_sided),
         }
     )
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     groups = groups_of(network, decay_norm_and_bias=False)
     found = [(g["name"], g["weight_decay"], [names[id(p)] for p in g["params"]]) for g in groups]
-    norms = ["feature_extractor.1.weight", "feature_extractor.1.bias"]
-    norms += ["feature_extractor.2.weight", "feature_extractor.2.bias"]
+    norms = [f"feature_extractor.1.{layer}.{name}" for layer in (1, 2) for name in ("weight", "bias")]
     assert found == [
-        ("backbone", 0.01, ["feature_extractor.0.weight"]),
-        ("backbone", 0.0, ["feature_extractor.0.bias", *norms]),
+        ("backbone", 0.01, ["feature_extractor.1.0.weight"]),
+        ("backbone", 0.0, ["feature_extractor.1.0.bias", *norms]),
         ("heads", 0.01, ["label_classifier.0.weight"]),
         ("heads", 0.0, ["label_classifier.0.bias", "label_classifier.1.weight", "label_classifier.1.bias"]),
     ]
