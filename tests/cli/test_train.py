@@ -101,9 +101,15 @@ def test_without_data_it_trains_on_the_embedded_cars(place: Path):
     assert resolved("--source", "renders")["data"].get("target") is None
 
 
+def test_a_preset_without_data_asks_for_them(place: Path):
+    refused(dann("train", "--preset", "photos"), 2, "no source images were given", "--source")
+
+
 @pytest.mark.parametrize("preset", preset_names())
 def test_printed_settings_are_read_back_the_same(preset: str, place: Path):
     flags = ["--preset", preset, "--mode", "source", "--set", "optimiser.clip_norm=0.5", "--set", "data.holdout=0.2"]
+    if preset == "photos":  # whose data are the user's
+        flags += ["--source", "renders", "--target", "photos"]
     Path("my settings.toml").write_text(printed := done("train", *flags, "--print-config").stdout)
     assert done("train", "--config", "my settings.toml", "--print-config").stdout == printed
 
