@@ -61,7 +61,8 @@ def test_a_bottleneck_learns_with_the_heads_and_is_no_part_of_the_backbone():
     config = ModelConfig(backbone="conv6", width=0.1, bottleneck=5, label_hidden=(), domain_hidden=())
     network = DomainAdversarialNetwork(config, classes=3, height=8, width=8)
     backbone, heads = groups_of(network, head_lr_factor=10.0)
-    assert (len(backbone["params"]), backbone["lr"], heads["lr"]) == (len(list(network.feature_extractor[1].parameters())), 0.1, 1.0)
+    assert (backbone["lr"], heads["lr"]) == (0.1, 1.0)
+    assert len(backbone["params"]) == len(list(network.feature_extractor[1].parameters()))
     freeze(network, ["backbone"])
     assert all(parameter.requires_grad for parameter in network.feature_extractor[2].parameters())
 
