@@ -90,7 +90,8 @@ class CadModel:
         glass_P = np.array([material.glass for material in self.materials])[part_P]
         albedo_P3[glass_P] = scene.glass
         # Dark and grey parts, tyres and trim for the most part, are dull; what has a colour is lacquered.
-        lacquer = scene.gloss * np.clip(albedo_P3.max(axis=1) / 0.1, 0.1, 1)
+        red_P, green_P, blue_P = albedo_P3.T
+        lacquer = scene.gloss * np.clip(np.maximum(np.maximum(red_P, green_P), blue_P) / 0.1, 0.1, 1)
         return Look(
             albedo_P3,
             np.where(glass_P, 0.07, 0.06 * lacquer),
@@ -111,7 +112,7 @@ class CadModel:
             level_own = np.minimum(level_P[own], len(material.pyramid) - 1)
             for level in range(level_own.min(initial=0), level_own.max(initial=-1) + 1):
                 chosen = own[level_own == level]
-                albedo_P3[chosen] *= _TO_LINEAR[_texel(material.pyramid[level], uv_P2[chosen])]
+                albedo_P3[chosen] *= _TO_LINEAR.take(_texel(material.pyramid[level], uv_P2.take(chosen, axis=0)))
 
 
 def load_model(path: Path, up: str = "auto") -> CadModel:
@@ -335,7 +336,7 @@ def _texel(texture_HW3: np.ndarray, uv_P2: np.ndarray) -> np.ndarray:
     rows, columns = texture_HW3.shape[:2]
     column = np.floor(uv_P2[:, 0] % 1.0 * columns).astype(np.int64) % columns
     row = np.floor((1 - uv_P2[:, 1]) % 1.0 * rows).astype(np.int64) % rows
-    return texture_HW3[row, column]
+    return texture_HW3.reshape(-1, 3).take(row * columns + column, axis=0)
 
 
 # ---- shape ----

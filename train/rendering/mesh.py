@@ -26,6 +26,8 @@ class Mesh:
 
     def stretched(self, factors: tuple[float, ...]) -> "Mesh":
         """The mesh with its three axes multiplied by ``factors``."""
+        if all(factor == 1 for factor in factors):
+            return self
         vertices_V3, normals_V3 = self.vertices_V3 * factors, unit(self.normals_V3 / factors)
         return replace(self, vertices_V3=vertices_V3, normals_V3=normals_V3)
 

@@ -125,17 +125,17 @@ def rasterise(
     both_sides: bool = False,
 ) -> Fragments:
     """The nearest triangle of every pixel; only those counter-clockwise towards the camera, or ``both_sides``."""
-    corners_T32 = pixels_V2[triangles_T3]
+    corners_T32 = pixels_V2.take(triangles_T3, axis=0)  # take is several times faster than an index for whole rows
     a, b, c = corners_T32[:, 0], corners_T32[:, 1], corners_T32[:, 2]
     doubled_area = (b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0])
     facing = np.abs(doubled_area) if both_sides else -doubled_area  # y points down: counter-clockwise is negative
     front = np.flatnonzero(facing > 1e-9)
-    corners_T32, area = corners_T32[front], doubled_area[front]
-    depths_T3 = inverse_depth_V[triangles_T3[front]]
+    corners_T32, area = corners_T32.take(front, axis=0), doubled_area[front]
+    depths_T3 = inverse_depth_V.take(triangles_T3.take(front, axis=0))
     plane_T3 = _plane(corners_T32, depths_T3, area)
     triangle_F, row_F, column_F = _fragments(corners_T32, height, width)
     pixel_F = row_F * width + column_F
-    plane_F3 = plane_T3[triangle_F]
+    plane_F3 = plane_T3.take(triangle_F, axis=0)
     near_F = plane_F3[:, 0] * (column_F + 0.5) + plane_F3[:, 1] * (row_F + 0.5) + plane_F3[:, 2]
     nearest = np.zeros(height * width)
     np.maximum.at(nearest, pixel_F, near_F)
@@ -144,9 +144,11 @@ def rasterise(
     winner[pixel_F[won]] = triangle_F[won]
     pixel_P = np.flatnonzero(winner >= 0)
     local_P = winner[pixel_P]
-    weights = _weights(corners_T32[local_P], depths_T3[local_P], pixel_P % width + 0.5, pixel_P // width + 0.5)
+    corners_P32, depths_P3 = corners_T32.take(local_P, axis=0), depths_T3.take(local_P, axis=0)
+    weights_P3 = _weights(corners_P32, depths_P3, pixel_P % width + 0.5, pixel_P // width + 0.5)
     triangle_P = front[local_P]
-    return Fragments(pixel_P, triangle_P, corner_weights(weights, triangles_T3[triangle_P], len(pixels_V2)))
+    corner_P3 = triangles_T3.take(triangle_P, axis=0)
+    return Fragments(pixel_P, triangle_P, corner_weights(weights_P3, corner_P3, len(pixels_V2)))
 
 
 def corner_weights(weights_P3: np.ndarray, corners_P3: np.ndarray, vertices: int) -> csr_array:
@@ -166,11 +168,12 @@ def _plane(corners_T32: np.ndarray, values_T3: np.ndarray, doubled_area_T: np.nd
 
 def _fragments(corners_T32: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Triangle, row and column of every pixel centre inside a triangle."""
-    y = corners_T32[..., 1]
-    first = np.clip(np.ceil(y.min(axis=1) - 0.5), 0, height).astype(np.int64)
-    last = np.clip(np.floor(y.max(axis=1) - 0.5), -1, height - 1).astype(np.int64)
+    a, b, c = corners_T32[..., 1].T
+    top, bottom = np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)  # .min(axis=1) is ten times slower
+    first = np.clip(np.ceil(top - 0.5), 0, height).astype(np.int64)
+    last = np.clip(np.floor(bottom - 0.5), -1, height - 1).astype(np.int64)
     triangle, row = _ranges(first, np.maximum(last - first + 1, 0))
-    left, right = _span(corners_T32[triangle], row + 0.5)
+    left, right = _span(corners_T32.take(triangle, axis=0), row + 0.5)
     start = np.clip(np.ceil(left - 0.5), 0, width).astype(np.int64)
     stop = np.clip(np.ceil(right - 0.5), 0, width).astype(np.int64)
     span, column = _ranges(start, np.maximum(stop - start, 0))
@@ -199,9 +202,7 @@ def _span(corners_R32: np.ndarray, y_R: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _weights(corners_P32: np.ndarray, inverse_depth_P3: np.ndarray, x_P: np.ndarray, y_P: np.ndarray) -> np.ndarray:
     """Perspective-correct barycentric weights (P, 3) of the points (x, y)."""
-    x, y = corners_P32[..., 0] - x_P[:, None], corners_P32[..., 1] - y_P[:, None]
-    flat = np.stack(
-        [x[:, (k + 1) % 3] * y[:, (k + 2) % 3] - x[:, (k + 2) % 3] * y[:, (k + 1) % 3] for k in range(3)], 1
-    )
-    deep = flat * inverse_depth_P3
-    return (deep / (deep[:, 0] + deep[:, 1] + deep[:, 2])[:, None]).astype(np.float32)
+    x, y = corners_P32[..., 0].T - x_P, corners_P32[..., 1].T - y_P
+    a, b, c = ((x[i] * y[j] - x[j] * y[i]) * inverse_depth_P3[:, k] for k, i, j in ((0, 1, 2), (1, 2, 0), (2, 0, 1)))
+    whole = a + b + c
+    return np.stack([a / whole, b / whole, c / whole], axis=1, dtype=np.float32, casting="same_kind")

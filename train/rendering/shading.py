@@ -45,7 +45,8 @@ class Light:
         sky = self.sky * (1.25 - 0.5 * np.clip(up, 0, 1))[:, None]
         rows, columns, _ = self.panorama_HW3.shape
         depth = np.clip(1 - up / np.maximum(skyline, 1e-6), 0, 1)
-        around = self.panorama_HW3[(depth * (rows - 1)).astype(np.int64), (turn * columns).astype(np.int64) % columns]
+        row, column = (depth * (rows - 1)).astype(np.int64), (turn * columns).astype(np.int64) % columns
+        around = self.panorama_HW3.reshape(-1, 3).take(row * columns + column, axis=0)
         seen = np.where((up < skyline)[:, None], around, sky)
         above = np.clip(0.5 + up / _HORIZON_BLEND, 0, 1)[:, None]
         return above * seen + (1 - above) * self.ground
