@@ -786,6 +786,9 @@ def cars(out: Path, **options: Any) -> None:
 @click.option("--columns", type=int, default=12, show_default=True, help="Images of each class.")
 @click.option("--size", "size_px", type=int, default=96, show_default=True, help="Side of each, in pixels.")
 @click.option("--role", type=click.Choice(["source", "target"]), default="source", show_default=True, help="Of `cars`.")
+@click.option(
+    "--split", type=click.Choice(["train", "test"]), default="train", show_default=True, help="Of a named set."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @_data_root_option
 def sheet(images: str, out_path: Path, **options: Any) -> None:
@@ -795,14 +798,9 @@ def sheet(images: str, out_path: Path, **options: Any) -> None:
     Example:
       dann data sheet --images renders/ --out-path renders.jpg
     """
-    from dann.train.contact_sheet import contact_sheet
-    from dann.train.rendering.render_pool import save_image
+    from dann.train.contact_sheet import write_contact_sheet
 
-    if out_path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-        raise UsageError(f"--out-path is {str(out_path)!r}; expected a name that ends in .jpg or .png")
-    picture = contact_sheet(images, **options)
-    out_path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(out_path, picture)
+    write_contact_sheet(images, out_path, on_note=partial(click.echo, err=True), **options)
     click.echo(str(out_path))
 
 

@@ -20,7 +20,7 @@ from dann.infer.predict import Prediction
 
 
 class WholeFile:
-    """A text file that appears at ``out_path`` when the block ends well, and not at all when it does not.
+    """A file that appears at ``out_path`` when the block ends well, and not at all when it does not.
 
     What stood at ``out_path`` before survives any failure. Entering raises :class:`UsageError` where the
     folder does not exist or ``out_path`` is no regular file, :class:`DannError` where the folder is not
@@ -40,10 +40,12 @@ class WholeFile:
             self._file = open(self._temporary, "xb")
         return self
 
-    def write(self, text: str) -> None:
-        """Append ``text``. File names that are not valid UTF-8 become the bytes that they are on the disk."""
+    def write(self, content: str | bytes) -> None:
+        """Append text or bytes. In text, file names that are not valid UTF-8 become the bytes they are on the disk."""
+        if isinstance(content, str):
+            content = content.encode("utf-8", sys.getfilesystemencodeerrors())
         with self._failure_named():
-            self._file.write(text.encode("utf-8", sys.getfilesystemencodeerrors()))
+            self._file.write(content)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -157,10 +157,10 @@ def test_a_look_its_settings_and_backgrounds_are_honoured(cad: Path):
 
 def test_a_sheet_shows_what_was_rendered(cad: Path):
     done("data", "render", *RENDER)
-    assert done("data", "sheet", "--images", "made", "--out-path", "new/sheet.png", "--columns", "2").stdout == (
-        "new/sheet.png\n"
+    assert done("data", "sheet", "--images", "made", "--out-path", "sheet.png", "--columns", "2").stdout == (
+        "sheet.png\n"
     )
-    picture = cv2.imread("new/sheet.png")
+    picture = cv2.imread("sheet.png")
     assert picture is not None and picture.shape[0] == 3 + 2 * 99
     refused(dann("data", "sheet", "--images", "made", "--out-path", "sheet.gif"), 2, "'sheet.gif'", ".jpg or .png")
     refused(dann("data", "sheet", "--images", "nowhere"), 2, "'nowhere'")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dann.infer.errors import DannError, UsageError
-from dann.train.contact_sheet import contact_sheet
+from dann.train.contact_sheet import contact_sheet, write_contact_sheet
 
 COLOURS = {"blue car": (20, 40, 220), "grün": (30, 200, 40)}
 
@@ -53,8 +53,11 @@ def test_the_same_seed_chooses_the_same_images_of_an_npz(tmp_path: Path):
 
 def test_a_broken_image_is_left_out(folder: Path):
     (folder / "grün" / "0.png").write_bytes(b"no image")
-    sheet = contact_sheet(str(folder), columns=4, size_px=32)
+    notes: list[str] = []
+    sheet = contact_sheet(str(folder), columns=4, size_px=32, on_note=notes.append)
     assert share_of(sheet, COLOURS["grün"]) == pytest.approx(2 * 32 * 16 / sheet[:, :, 0].size)
+    (note,) = notes
+    assert str(folder / "grün" / "0.png") in note and "left out" in note
     for path in (folder / "grün").iterdir():
         path.write_bytes(b"no image")
     with pytest.raises(DannError, match="none of 3 images can be read"):
@@ -65,3 +68,28 @@ def test_a_broken_image_is_left_out(folder: Path):
 def test_sizes_out_of_range_are_refused(options: dict[str, int], folder: Path):
     with pytest.raises(UsageError, match="expected 1 to 100 of 16 to 1024"):
         contact_sheet(str(folder), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["sheet.png", "sheet.JPG"])
+def test_a_sheet_is_written_whole(name: str, folder: Path):
+    write_contact_sheet(str(folder), folder / name, columns=4, size_px=32)
+    written = cv2.imread(str(folder / name))[:, :, ::-1]
+    expected = contact_sheet(str(folder), columns=4, size_px=32)
+    assert written.shape == expected.shape
+    assert np.abs(written.astype(int) - expected).mean() < (1e-9 if name.endswith(".png") else 4)
+
+
+def test_a_failure_leaves_the_sheet_of_before(folder: Path):
+    out = folder / "sheet.png"
+    out.write_bytes(b"of before")
+    with pytest.raises(UsageError):
+        write_contact_sheet(str(folder / "nowhere"), out)
+    assert out.read_bytes() == b"of before"
+
+
+@pytest.mark.parametrize(
+    ("out", "told"), [("sheet.gif", r"ends in .jpg or .png"), ("nowhere/sheet.png", "not a folder; create it")]
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(out: str, told: str, folder: Path):
+    with pytest.raises(UsageError, match=told):
+        write_contact_sheet("no such set", folder / out)

@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from dann.infer.errors import unknown_name
-
-Range = tuple[float, float]
+from dann.train.rendering.styles import Range
 
 
 @dataclass(frozen=True, kw_only=True)
