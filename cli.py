@@ -724,7 +724,9 @@ def mnistm(mnist_root: Path | None, photos: Path, out: Path | None, seed: int, d
 @click.option("--per-class", type=int, help="Images of each class.  [default: 500]")
 @click.option("--size", "size_px", type=int, help="Larger side of the images, in pixels.  [default: 128]")
 @click.option("--look", default="varied", show_default=True, help="varied, studio or simulated-photo.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the look: `elevation_deg=[0,20]`.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the look: `elevation_deg=[0,20]`, `margin=none`."
+)
 @click.option("--backgrounds", metavar="DIR", help="Photos to put behind the models.")
 @click.option("--up", default="auto", show_default=True, help="Axis that points up in the files: x, y, z, -x, -y, -z.")
 @click.option("--seed", type=int, default=0, show_default=True)

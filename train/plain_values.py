@@ -9,7 +9,10 @@ from dann.infer.errors import UsageError, unknown_name
 
 
 def build(cls: type, values: dict[str, Any], where: str) -> Any:
-    """An instance of the dataclass ``cls`` from plain values; ``where`` is the dotted prefix for messages."""
+    """An instance of the dataclass ``cls`` from plain values; ``where`` is the dotted prefix for messages.
+
+    What may be ``None`` may also be given as ``"none"``, as TOML has no null; where it may be a string too, that is one.
+    """
     hints = typing.get_type_hints(cls)
     arguments = {}
     for key, value in values.items():
@@ -31,10 +34,10 @@ def _checked(hint: Any, value: Any, name: str) -> Any:
             raise unknown_name(f"value of {name}", str(value), typing.get_args(hint))
         return value
     if origin is types.UnionType:
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
+        (given,) = (option for option in typing.get_args(hint) if option is not type(None))
+        if value is None or (value == "none" and given is not str):
             return None
-        return _checked(next(option for option in options if option is not type(None)), value, name)
+        return _checked(given, value, name)
     if origin is tuple and isinstance(value, (list, tuple)):
         element = typing.get_args(hint)[0]
         return tuple(_checked(element, entry, name) for entry in value)

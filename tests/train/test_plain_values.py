@@ -22,6 +22,7 @@ class Outer:
     widths: tuple[int, ...] = ()
     inner: Inner = field(default_factory=Inner)
     other: Inner | None = None
+    note: str | None = "a note"
     switched_on: bool = False
 
 
@@ -31,6 +32,9 @@ class Outer:
         ({}, Outer()),
         ({"name": "x", "count": 3, "switched_on": True}, Outer(name="x", count=3, switched_on=True)),
         ({"count": None, "other": None}, Outer()),
+        ({"count": "none", "other": "none"}, Outer()),
+        ({"name": "none", "note": "none"}, Outer(name="none", note="none")),
+        ({"note": None}, Outer(note=None)),
         ({"inner": {"share": 1, "kind": "square"}}, Outer(inner=Inner(share=1.0, kind="square"))),
         ({"other": {}}, Outer(other=Inner())),
         ({"widths": [3, 4]}, Outer(widths=(3, 4))),
