@@ -11,7 +11,7 @@ from dann.infer.errors import UsageError, unknown_name
 def build(cls: type, values: dict[str, Any], where: str) -> Any:
     """An instance of the dataclass ``cls`` from plain values; ``where`` is the dotted prefix for messages.
 
-    What may be ``None`` may also be given as ``"none"``, as TOML has no null; where it may be a string too, that is one.
+    What may be ``None`` may also be given as ``"none"``, as TOML has no null; where a string may stand, that is one.
     """
     hints = typing.get_type_hints(cls)
     arguments = {}
