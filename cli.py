@@ -718,7 +718,12 @@ def mnistm(mnist_root: Path | None, photos: Path, out: Path | None, seed: int, d
     "--models",
     required=True,
     metavar="DIR|cars",
-    help="A folder of 3-D models per class, or `cars`: procedural cars of five body types.",
+    help="A folder of 3-D models per class, or `cars`: procedural cars.",
+)
+@click.option(
+    "--classes",
+    metavar="A,B,…",
+    help="Those to render.  [default: all; of `cars`, which has coupe and wagon too: hatchback,pickup,sedan,suv,van]",
 )
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option("--per-class", type=int, help="Images of each class.  [default: 500]")
@@ -731,7 +736,7 @@ def mnistm(mnist_root: Path | None, photos: Path, out: Path | None, seed: int, d
 @click.option("--up", default="auto", show_default=True, help="Axis that points up in the files: x, y, z, -x, -y, -z.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--workers", type=int, help="Processes.  [default: one per core]")
-def render(models: str, look: str, settings: tuple[str, ...], **options: Any) -> None:
+def render(models: str, classes: str | None, look: str, settings: tuple[str, ...], **options: Any) -> None:
     """Render 3-D models into labelled images: any view, light, colour and background.
 
     Reads OBJ, GLB, glTF, STL and PLY. The same command goes on where it was interrupted.
@@ -746,6 +751,8 @@ def render(models: str, look: str, settings: tuple[str, ...], **options: Any) ->
     from dann.train.rendering.styles import style_of
 
     given = {name: value for name, value in options.items() if value is not None}
+    if classes is not None:
+        given["classes"] = [name.strip() for name in classes.split(",")]
     style = style_of(look, dict(_setting(text) for text in settings))
     with Progress("render") as progress:
         done = render_models(models, style=style, on_progress=progress.update, on_note=progress.message, **given)

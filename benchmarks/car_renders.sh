@@ -39,3 +39,8 @@ render choice-not-cropped cars "${photos[@]}" --set margin=none --set fill=[0.5,
 render choice-from-above cars "${photos[@]}" --set elevation_deg=[10,35] --set focal_mm=[95,180]
 render choice-studio-look cars --look studio --per-class 600
 render choice-few-shapes "$cars/models" "${photos[@]}"
+
+# Do all seven classes separate?
+seven=(--classes coupe,hatchback,pickup,sedan,suv,van,wagon --backgrounds "$cars/backgrounds")
+render seven cars "${seven[@]}" --per-class 500
+render seven-test cars "${seven[@]}" --per-class 100 --seed 9

@@ -82,9 +82,13 @@ class Trim:
 GRILLES = ("plain", "bars", "framed", "split", "painted")
 REAR_LAMPS = ("block", "upright", "band")
 
-_UPRIGHT_LAMPS = {"sedan": 0.05, "hatchback": 0.4, "suv": 0.5, "pickup": 0.95, "van": 0.85}
+_UPRIGHT_LAMPS = {
+    "coupe": 0.0, "hatchback": 0.4, "pickup": 0.95, "sedan": 0.05, "suv": 0.5, "van": 0.85, "wagon": 0.45
+}  # fmt: skip
 _PANEL_VANS = {"minivan": 0.0, "bonneted": 0.5, "high-roof": 0.75, "delivery": 0.6}
-_PILLARS = {"sedan": 0.12, "hatchback": 0.24, "suv": 0.14, "pickup": 0.16, "van": 0.12}
+_PILLARS = {
+    "coupe": 0.18, "hatchback": 0.24, "pickup": 0.16, "sedan": 0.12, "suv": 0.14, "van": 0.12, "wagon": 0.12
+}  # fmt: skip
 
 
 def sample_trim(rng: np.random.Generator, profile: Profile) -> Trim:
@@ -95,7 +99,9 @@ def sample_trim(rng: np.random.Generator, profile: Profile) -> Trim:
     cabin = profile.cabin[3] - profile.cabin[0]
     return Trim(
         panel_van=rng.random() < _PANEL_VANS.get(body.kind, 0.0),
-        two_doors=(kind == "pickup" and cabin < 2.3) or (kind == "hatchback" and rng.random() < 0.35),
+        two_doors=kind == "coupe"
+        or (kind == "pickup" and cabin < 2.3)
+        or (kind == "hatchback" and rng.random() < 0.35),
         black_pillars=rng.random() < 0.6,
         chrome=rng.random() < 0.45,
         black_bumpers=rng.random() < (0.35 if tall else 0.06),
@@ -181,7 +187,7 @@ def _side(profile: Profile, trim: Trim) -> np.ndarray:
     if trim.panel_van:
         window &= s < split
     pillars = _between(s, split - 0.05, split + 0.05)
-    if body.body_class in ("suv", "van"):
+    if body.body_class in ("suv", "van", "wagon"):
         pillars |= _between(s, doors_end + 0.12, doors_end + 0.20)  # the quarter window behind the rear doors
     seams = [door - 0.05, split, doors_end] if not trim.two_doors else [door - 0.05, split]
     on_door = (z > body.clearance + 0.12) & (z < shoulder)
@@ -236,7 +242,7 @@ def _taillight(profile: Profile, trim: Trim) -> tuple[float, float]:
     if trim.rear_lamps == "upright":  # beside the tailgate, on vans and estates up along the rear window
         top = body.deck + (0 if body.has_bed else (trim.light_height - 0.10) * 2.5 * tall)
         return min(body.deck - 0.20, top - 0.34), top
-    top = body.deck - 0.06 - 0.5 * trim.light_height * (body.body_class == "sedan")
+    top = body.deck - 0.06 - 0.5 * trim.light_height * (body.body_class in ("sedan", "coupe"))
     return top - 1.1 * trim.light_height, top
 
 

@@ -206,6 +206,48 @@ _KINDS: dict[str, dict[str, dict[str, Range]]] = {
             deck=(1.12, 1.26), tumble_deg=(5, 11), tail_tuck=(0.02, 0.08), rails=(-0.30, 0.05),
         ),
     },
+    "coupe": {
+        "sports": dict(
+            length=(4.10, 4.60), width=(1.76, 1.92), height=(1.24, 1.34), wheelbase=(0.565, 0.600), front=(0.84, 1.00),
+            clearance=(0.11, 0.15), wheel=(0.64, 0.72), nose=(0.62, 0.74), nose_slope=(0.10, 0.30),
+            nose_drop=(0.04, 0.12), nose_tuck=(0.18, 0.34), cowl=(0.86, 0.94), cowl_back=(0.50, 0.85),
+            screen_deg=(24, 31), rear_deg=(18, 28), boot=(0.25, 0.55), deck=(0.92, 1.02), roof_drop=(0.04, 0.10),
+            tail_tuck=(0.10, 0.22), tumble_deg=(18, 26), round=(0.06, 0.14), cladding=(0.0, 0.04), rails=(-0.06, 0.0),
+            crease=(0.0, 0.02),
+        ),
+        "compact": dict(
+            length=(4.15, 4.50), height=(1.33, 1.42), nose=(0.70, 0.80), cowl=(0.92, 0.99), cowl_back=(0.36, 0.62),
+            rear_deg=(22, 32), boot=(0.25, 0.50), deck=(0.96, 1.06),
+        ),
+        "grand-tourer": dict(
+            length=(4.60, 5.00), height=(1.31, 1.41), wheel=(0.68, 0.76), nose=(0.70, 0.80), cowl=(0.92, 1.00),
+            deck=(0.98, 1.08), boot=(0.45, 0.75),
+        ),
+        "muscle": dict(
+            length=(4.65, 5.00), width=(1.85, 1.96), height=(1.32, 1.42), nose=(0.74, 0.86), nose_slope=(0.02, 0.12),
+            nose_tuck=(0.06, 0.18), cowl=(0.92, 1.00), cowl_back=(0.70, 1.00), screen_deg=(28, 36), rear_deg=(20, 34),
+            boot=(0.50, 0.85), deck=(0.95, 1.05), tail_tuck=(0.03, 0.10),
+        ),
+    },
+    "wagon": {
+        "estate": dict(
+            length=(4.50, 4.98), width=(1.76, 1.90), height=(1.43, 1.53), wheelbase=(0.570, 0.600), front=(0.84, 0.98),
+            clearance=(0.13, 0.18), wheel=(0.63, 0.71), nose=(0.72, 0.82), nose_slope=(0.08, 0.28),
+            nose_drop=(0.04, 0.15), nose_tuck=(0.18, 0.34), cowl=(0.93, 1.02), cowl_back=(0.36, 0.62),
+            screen_deg=(25, 33), rear_deg=(44, 70), boot=(0.02, 0.12), deck=(0.98, 1.08), roof_drop=(0.02, 0.08),
+            tail_tuck=(0.08, 0.20), tumble_deg=(16, 23), round=(0.05, 0.12), cladding=(0.0, 0.05), rails=(-0.05, 0.07),
+            crease=(0.0, 0.02),
+        ),
+        "compact": dict(length=(4.25, 4.55), width=(1.68, 1.80), height=(1.44, 1.53)),
+        "classic": dict(
+            length=(4.70, 5.30), nose_slope=(0.03, 0.12), nose_drop=(0.04, 0.10), nose_tuck=(0.08, 0.18),
+            screen_deg=(30, 38), rear_deg=(60, 82), tail_tuck=(0.03, 0.10), round=(0.03, 0.09),
+        ),
+        "raised": dict(
+            height=(1.49, 1.60), clearance=(0.18, 0.23), wheel=(0.67, 0.74), cowl=(0.98, 1.08), deck=(1.03, 1.12),
+            cladding=(0.06, 0.20), rails=(0.01, 0.07),
+        ),
+    },
 }  # fmt: skip
 
 _SHARES: dict[str, dict[str, float]] = {
@@ -216,16 +258,20 @@ _SHARES: dict[str, dict[str, float]] = {
         "crew": 0.30, "extended": 0.20, "regular": 0.18, "compact": 0.12, "sport-utility": 0.10, "heavy-duty": 0.10
     },
     "van": {"minivan": 0.45, "bonneted": 0.28, "high-roof": 0.15, "delivery": 0.12},
+    "coupe": {"sports": 0.30, "compact": 0.30, "grand-tourer": 0.20, "muscle": 0.20},
+    "wagon": {"estate": 0.45, "compact": 0.20, "classic": 0.20, "raised": 0.15},
 }  # fmt: skip
 """How common each kind is within its class, roughly as on the road."""
 
-CLASSES: tuple[str, ...] = tuple(sorted(_KINDS))
+BODY_CLASSES: tuple[str, ...] = tuple(sorted(_KINDS))
+CLASSES: tuple[str, ...] = ("hatchback", "pickup", "sedan", "suv", "van")
+"""Those of the embedded set, and what is rendered unless others are named."""
 
 
 def kinds(body_class: str) -> tuple[str, ...]:
     """The kinds of car in a class."""
     if body_class not in _KINDS:
-        raise unknown_name("car class", body_class, CLASSES)
+        raise unknown_name("car class", body_class, BODY_CLASSES)
     return tuple(_KINDS[body_class])
 
 

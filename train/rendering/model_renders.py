@@ -73,6 +73,7 @@ def render_models(
     models: Path | str,
     out: Path,
     *,
+    classes: Sequence[str] | None = None,
     per_class: int = 500,
     size_px: int = 128,
     seed: int = 0,
@@ -85,11 +86,13 @@ def render_models(
 ) -> Rendered:
     """Render every class of ``models`` into ``out``; see the top of this module for its layout.
 
-    ``models`` is a folder with one sub-folder per class, or :data:`PROCEDURAL_CARS`. ``per_class`` images of each class
-    are spread over its models; ``size_px`` is the larger side of an image. ``backgrounds``, a folder of photos, may
-    stand behind the models. ``up`` is the axis that points up in all files, or ``auto``. ``on_note`` is told what was
-    found in each model. ``workers`` processes (``None``: one per usable core) change the time, not the bytes; with more
-    than one, scripts need ``if __name__ == "__main__"``.
+    ``models`` is a folder with one sub-folder per class, or :data:`PROCEDURAL_CARS`. ``classes`` names those to render:
+    where it is ``None`` all sub-folders, or five of the seven classes of procedural cars
+    (:data:`~.car_proportions.BODY_CLASSES`). ``per_class`` images of each are spread over its models; ``size_px`` is
+    the larger side of an image. ``backgrounds``, a folder of photos, may stand behind the models. ``up`` is the axis
+    that points up in all files, or ``auto``. ``on_note`` is told what was found in each model. ``workers`` processes
+    (``None``: one per usable core) change the time, not the bytes; with more than one, scripts need
+    ``if __name__ == "__main__"``.
 
     A model that cannot be used is left out and named in the result. Raises :class:`UsageError` for values that make no
     sense and where ``out`` holds something else, :class:`DannError` where no model is left or ``out`` cannot be
@@ -98,7 +101,7 @@ def render_models(
     _check(per_class, size_px, seed, up)
     note = on_note or (lambda text: None)
     workers = workers or usable_cores()
-    found, failed = inspect_models(models, up, workers, note)
+    found, failed = inspect_models(models, classes, up, workers, note)
     photos, broken = check_backgrounds(backgrounds, seed) if backgrounds is not None else ([], [])
     recipe = {
         "renderer": RENDERER,

@@ -1,6 +1,6 @@
 """What is rendered: the models of each class, and the photos behind them; each looked at before the first image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 
 from dann.infer.bundle import sha256_of
-from dann.infer.errors import DannError, ImageError, UsageError
+from dann.infer.errors import DannError, ImageError, UsageError, unknown_name
 from dann.infer.images import find_images, is_clutter
 from dann.infer.preprocess import decode, read_bytes
 from dann.train.rendering.cad_models import MODEL_SUFFIXES, CadModel, ModelError, load_model
-from dann.train.rendering.car_proportions import CLASSES
+from dann.train.rendering.car_proportions import BODY_CLASSES, CLASSES
 from dann.train.rendering.render_pool import run_tasks
 
 PROCEDURAL_CARS = "cars"
@@ -38,13 +38,18 @@ class ModelFile:
 
 
 def inspect_models(
-    models: Path | str, up: str, workers: int, note: Callable[[str], None]
+    models: Path | str, classes: Sequence[str] | None, up: str, workers: int, note: Callable[[str], None]
 ) -> tuple[list[ModelFile], list[tuple[str, str]]]:
     """The models that can be used, sorted by class and name, and name and reason of those that cannot."""
     if models == PROCEDURAL_CARS:
-        return [ModelFile(name, "", "", 0, "z", (0.0, 0.0, 0.0), ()) for name in CLASSES], []
+        chosen = _choose(CLASSES if classes is None else classes, BODY_CLASSES)
+        return [ModelFile(name, "", "", 0, "z", (0.0, 0.0, 0.0), ()) for name in chosen], []
     root = Path(models)
     files, failed = _find_models(root)
+    if classes is not None:
+        chosen = _choose(classes, _classes_of(files, failed))
+        files = [file for file in files if file[0] in chosen]
+        failed = [(name, reason) for name, reason in failed if name.split("/")[0] in chosen]
     found: list[ModelFile] = []
     results = dict(run_tasks(partial(_inspect_one, root, up), files, workers))
     for body_class, name in sorted(results):
@@ -59,13 +64,24 @@ def inspect_models(
     if not found:
         reasons = "; ".join(f"{name} {reason}" for name, reason in failed[:3])
         raise DannError(f"no model in {str(root)!r} can be used: {reasons}")
-    for body_class in sorted({name.split("/")[0] for name in (*(file[1] for file in files), *dict(failed))}):
+    for body_class in _classes_of(files, failed):
         count = sum(model.body_class == body_class for model in found)
         if count == 0:
             failed.append((body_class, "has no model that can be used: the class is left out"))
         elif count == 1:
             note(f"{body_class}: one model only; a classifier may learn that model rather than its class")
     return found, failed
+
+
+def _classes_of(files: Sequence[tuple[str, str]], failed: Sequence[tuple[str, str]]) -> list[str]:
+    return sorted({*(body_class for body_class, _ in files), *(name.split("/")[0] for name, _ in failed)})
+
+
+def _choose(classes: Sequence[str], known: Sequence[str]) -> list[str]:
+    for name in classes:
+        if name not in known:
+            raise unknown_name("class", name, known)
+    return sorted(set(classes))
 
 
 def _find_models(root: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:

@@ -3,7 +3,7 @@ import pytest
 
 from dann.infer.errors import UsageError
 from dann.train.rendering.car_bodies import Surface, build_mesh, side_view
-from dann.train.rendering.car_proportions import CLASSES, kinds, proportions, sample_body
+from dann.train.rendering.car_proportions import BODY_CLASSES, kinds, proportions, sample_body
 
 
 def _mesh(body_class, seed=0):
@@ -15,7 +15,7 @@ def test_unknown_class_is_refused_and_the_nearest_named():
         sample_body(np.random.default_rng(0), "sedam")
 
 
-@pytest.mark.parametrize("body_class", CLASSES)
+@pytest.mark.parametrize("body_class", BODY_CLASSES)
 def test_mesh_has_the_size_of_its_body(body_class):
     body = sample_body(np.random.default_rng(1), body_class)
     mesh = build_mesh(side_view(body))
@@ -27,7 +27,7 @@ def test_mesh_has_the_size_of_its_body(body_class):
     assert body.width - 0.05 < high[1] - low[1] < body.width + mirrors
 
 
-@pytest.mark.parametrize("body_class", CLASSES)
+@pytest.mark.parametrize("body_class", BODY_CLASSES)
 def test_faces_point_outwards(body_class):
     mesh = _mesh(body_class)
     a, b, c = (mesh.vertices_V3[mesh.triangles_T3[:, k]] for k in range(3))
@@ -38,7 +38,7 @@ def test_faces_point_outwards(body_class):
     assert up.min() > -1e-9 and up.max() > 0
 
 
-@pytest.mark.parametrize("body_class", CLASSES)
+@pytest.mark.parametrize("body_class", BODY_CLASSES)
 def test_every_body_of_a_class_is_possible(body_class):
     for seed in range(200):
         body = sample_body(np.random.default_rng(seed), body_class)
@@ -50,7 +50,7 @@ def test_every_body_of_a_class_is_possible(body_class):
 
 
 def test_only_a_pickup_has_a_bed():
-    assert {c for c in CLASSES if (_mesh(c).part_T == Surface.BED).any()} == {"pickup"}
+    assert {c for c in BODY_CLASSES if (_mesh(c).part_T == Surface.BED).any()} == {"pickup"}
 
 
 def test_bodies_of_one_class_differ_in_every_proportion():
@@ -59,12 +59,14 @@ def test_bodies_of_one_class_differ_in_every_proportion():
         assert len({getattr(body, name) for body in bodies}) == 5, name
 
 
-@pytest.mark.parametrize("body_class", CLASSES)
+@pytest.mark.parametrize("body_class", BODY_CLASSES)
 def test_every_kind_of_a_class_is_drawn(body_class):
     drawn = {sample_body(np.random.default_rng(seed), body_class).kind for seed in range(60)}
     assert drawn == set(kinds(body_class)) and len(drawn) > 2
 
 
 def test_classes_keep_their_order_of_heights():
-    mean = {c: np.mean([sample_body(np.random.default_rng(seed), c).height for seed in range(30)]) for c in CLASSES}
-    assert mean["sedan"] < mean["hatchback"] < mean["suv"] < mean["van"]
+    mean = {
+        c: np.mean([sample_body(np.random.default_rng(seed), c).height for seed in range(30)]) for c in BODY_CLASSES
+    }
+    assert mean["coupe"] < mean["sedan"] < mean["wagon"] < mean["hatchback"] < mean["suv"] < mean["van"]

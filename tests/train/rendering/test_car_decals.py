@@ -3,7 +3,7 @@ import pytest
 
 from dann.train.rendering.car_bodies import Surface, build_mesh, side_view
 from dann.train.rendering.car_decals import Decals, Material, sample_trim
-from dann.train.rendering.car_proportions import CLASSES, sample_body
+from dann.train.rendering.car_proportions import BODY_CLASSES, sample_body
 
 
 def _materials(body_class, seed=0):
@@ -15,7 +15,7 @@ def _materials(body_class, seed=0):
     return Decals(profile, sample_trim(rng, profile)).materials(mesh.part_T, middle), mesh.part_T, middle
 
 
-@pytest.mark.parametrize("body_class", CLASSES)
+@pytest.mark.parametrize("body_class", BODY_CLASSES)
 def test_every_car_has_windows_lamps_plates_tyres_and_paint(body_class):
     material, surface, middle = _materials(body_class)
     assert {Material.PAINT, Material.GLASS, Material.RUBBER, Material.HEADLIGHT} <= set(material)

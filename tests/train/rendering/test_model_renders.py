@@ -148,6 +148,22 @@ def test_procedural_cars_are_a_set_of_five_classes(tmp_path):
     assert f"{shot.coverage:.4f}" == rows[0]["coverage"]
 
 
+def test_classes_can_be_chosen(models, tmp_path):
+    done = render_models("cars", tmp_path / "cars", **{**SMALL, "per_class": 1}, classes=["wagon", "coupe"])
+    assert [row["class"] for row in _rows(done.out)] == ["coupe", "wagon"]
+    every = sorted(path.name for path in models.iterdir() if path.is_dir())
+    done = render_models(models, tmp_path / "models", **{**SMALL, "per_class": 1}, classes=every[:1])
+    assert [row["class"] for row in _rows(done.out)] == every[:1]
+
+
+@pytest.mark.parametrize(("name", "told"), [("cuope", "did you mean 'coupe'"), ("", "unknown class ''")])
+def test_a_class_that_there_is_not_is_refused(name, told, models, tmp_path):
+    for of in ("cars", models):
+        with pytest.raises(UsageError, match=told if of == "cars" else "unknown class"):
+            render_models(of, tmp_path / "out", **SMALL, classes=[name])
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_bytes_do_not_depend_on_the_number_of_processes(models, renders, tmp_path, batches_of_two):
     many = render_models(models, tmp_path / "many", **{**SMALL, "workers": 2}).out
     assert _contents(many) == _contents(renders)
