@@ -65,12 +65,14 @@ def settings_of(rows: dict[str, dict[str, Any]], row: str) -> dict[str, Any]:
 
 def trained(pair: str, row: str, settings: dict[str, Any], options: argparse.Namespace) -> Iterator[RunDir]:
     """The run of each seed, trained or resumed unless it is finished."""
-    overrides = {
-        key: value.format(data_root=options.data_root) if isinstance(value, str) else value
-        for key, value in settings.items()
-        if key not in ("preset", "method")
-    }
     for seed in range(options.seeds):
+        overrides = {
+            key: value.format(data_root=options.data_root, runs=options.runs, seed=seed)
+            if isinstance(value, str)
+            else value
+            for key, value in settings.items()
+            if key not in ("preset", "method")
+        }
         run = RunDir(options.runs / f"{pair}-{row}-s{seed}")
         config = resolve(
             settings.get("preset", pair),

@@ -13,6 +13,7 @@ import torchvision
 from torch import Tensor, nn
 
 from dann.infer.errors import DannError, UnavailableError, UsageError, unknown_name
+from dann.train.mix_style import MixStyle
 from dann.train.settings import ModelConfig
 from dann.train.weights import load_backbone
 
@@ -117,7 +118,9 @@ def _conv_stack(config: ModelConfig, stages: list[tuple[int, int]]) -> nn.Module
     for index, (convolutions, channels) in enumerate(stages):
         (outputs,) = _channels(config, channels)
         if index:
-            layers += [nn.MaxPool2d(2), nn.Dropout(dropout)]
+            halved = nn.MaxPool2d(2)  # mixed or not, layers have the same number, and weights the same names
+            mixed = index <= config.mix_style
+            layers += [nn.Sequential(MixStyle(), halved) if mixed else halved, nn.Dropout(dropout)]
         for _ in range(convolutions):
             layers += _conv(inputs, outputs, 3, padding=1, batch_norm=config.batch_norm, slope=0.1)
             inputs = outputs

@@ -84,6 +84,9 @@ class ModelConfig:
     """Dropout probability on the features, and between the layers of the label classifier."""
     stage_dropout: float | None = None
     """Dropout probability between the stages of ``conv6`` and ``conv9``; ``None``: the same as ``dropout``."""
+    mix_style: int = 0
+    """Stages of ``conv6`` and ``conv9``, from the first, after which images of a batch mix their styles while they are
+    learnt on (MixStyle, arXiv 2104.02008). The last stage does not count."""
     normalise: Literal["auto", "half", "imagenet", "instance", "local-contrast"] = "auto"
     """Input scaling, inside the network. ``half``: (x − 0.5) / 0.5; ``imagenet``: ImageNet's mean and std;
     ``instance``: each image's own, per channel; ``local-contrast``: each pixel by what surrounds it, so that light and
@@ -97,6 +100,7 @@ class ModelConfig:
         between("model.dropout", self.dropout, 0.0, 0.95)
         if self.stage_dropout is not None:
             between("model.stage_dropout", self.stage_dropout, 0.0, 0.95)
+        between("model.mix_style", self.mix_style, 0, 3)
         between("model.width", self.width, 0.05, 16.0)
         if self.bottleneck is not None:
             between("model.bottleneck", self.bottleneck, 1, 65_536)

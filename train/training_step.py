@@ -16,6 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from dann.train.adaptation_state import AdaptationState
 from dann.train.batch_norm import SOURCE, TARGET, frozen_running_statistics
+from dann.train.mix_style import MixStyle
 from dann.train.model import DomainAdversarialNetwork
 from dann.train.objectives import adamatch, adversarial, cdan, refinement, self_ensembling, target_outputs, vat
 from dann.train.objectives.supervised import label_loss
@@ -152,14 +153,14 @@ class TrainingStep(nn.Module):
         return adversarial.domain_loss(source_N, target_N)
 
     def _vat(self, images_NCHW: Tensor, domain: int) -> Tensor:
-        """Of one function of the images: float32, this domain's statistics, and no dropout.
+        """Of one function of the images: float32, this domain's statistics, and neither dropout nor mixed styles.
 
         The step's own logits are of another: half precision, whose noise hides the direction, perhaps a pass of both
         domains, and a dropout mask of their own. Hence the clean images are predicted anew.
         """
         direction_NCHW = torch.randn_like(images_NCHW)
         predict = partial(self.network, domain=domain)
-        with torch.autocast(images_NCHW.device.type, enabled=False), _without_dropout(self.network):
+        with torch.autocast(images_NCHW.device.type, enabled=False), _without_noise(self.network):
             with torch.no_grad():
                 clean_NK = predict(images_NCHW)
             return vat.vat_loss(predict, images_NCHW, clean_NK, direction_NCHW, radius=self.objectives.vat_radius)
@@ -192,8 +193,8 @@ class TrainingStep(nn.Module):
 
 
 @contextmanager
-def _without_dropout(network: nn.Module) -> Iterator[None]:
-    layers = [module for module in network.modules() if isinstance(module, _DropoutNd) and module.training]
+def _without_noise(network: nn.Module) -> Iterator[None]:
+    layers = [module for module in network.modules() if isinstance(module, (_DropoutNd, MixStyle)) and module.training]
     for layer in layers:
         layer.eval()
     try:

@@ -72,7 +72,7 @@ def model(graph: OnnxGraph) -> onnx.ModelProto:
     [
         ("conv6", {"width": 0.25, "normalise": "half"}),
         ("conv6", {"width": 0.25, "normalise": "instance"}),
-        ("conv6", {"width": 0.25, "normalise": "local-contrast", "pool": "max", "bottleneck": 7}),
+        ("conv6", {"width": 0.25, "normalise": "local-contrast", "pool": "max", "bottleneck": 7, "mix_style": 2}),
         ("conv9", {"width": 0.25, "normalise": "imagenet", "dropout": 0.5}),
         ("dann-mnist", {"batch_norm": False}),
         ("resnet18", {"normalise": "imagenet"}),

@@ -11,6 +11,7 @@ from torch import nn
 
 from dann.infer.errors import UnavailableError, UsageError
 from dann.train.backbones import backbone_names, build_backbone, feature_width
+from dann.train.mix_style import MixStyle
 from dann.train.settings import ModelConfig
 
 
@@ -48,6 +49,15 @@ def test_dropout_between_stages_can_differ_and_a_last_halving_keeps_positions():
     network = build("conv6", width=0.25, dropout=0.3, stage_dropout=0.1, pool="max")
     assert {layer.p for layer in network.modules() if isinstance(layer, nn.Dropout)} == {0.1}
     assert feature_width(network, 64, 64) == 64 * 4 * 4
+
+
+def test_mixing_styles_changes_neither_the_names_of_the_weights_nor_the_network_in_use():
+    mixing, plain = build("conv6", width=0.1, mix_style=2), build("conv6", width=0.1)
+    assert sum(isinstance(layer, MixStyle) for layer in mixing.modules()) == 2
+    mixing.load_state_dict(plain.state_dict())
+    images = torch.rand(4, 3, 16, 16)
+    assert torch.equal(mixing.eval()(images), plain.eval()(images))
+    assert not torch.equal(mixing.train()(images), plain.train()(images))
 
 
 @pytest.mark.parametrize(

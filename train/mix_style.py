@@ -1,0 +1,36 @@
+"""MixStyle (Zhou et al., arXiv 2104.02008): images borrow each other's style while a network is trained.
+
+The style of an image, its light, contrast and colour cast, shows in the mean and deviation of each channel of the
+first layers; what is in it does not. A network that sees it in mixed styles learns to rely on neither.
+
+Legend: N images, C channels, H × W positions.
+"""
+
+import torch
+from torch import Tensor, nn
+
+_SHARE = 0.5  # of the images, and
+_ALPHA = 0.1  # of the Beta distribution of the mixing weight, are the authors'; it is mostly near 0 or 1
+_SMALLEST_VARIANCE = 1e-6
+
+
+class MixStyle(nn.Module):
+    """In training, half of the images (N, C, H, W) take a mix of their own and of another's style; all else passes.
+
+    The other image is any of the batch, in random order. No gradient flows through means and deviations. The random
+    numbers are those of torch's generator of the host, so they do not depend on the device.
+    """
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        if not self.training:
+            return x_NCHW
+        count = len(x_NCHW)
+        weight_N = torch.distributions.Beta(_ALPHA, _ALPHA).sample((count,))
+        own_N = torch.where(torch.rand(count) < _SHARE, weight_N, 1.0)
+        own = own_N.to(x_NCHW.device, x_NCHW.dtype).view(-1, 1, 1, 1)
+        other_N = torch.randperm(count).to(x_NCHW.device)
+        mean = x_NCHW.mean(dim=(2, 3), keepdim=True).detach()
+        deviation = (x_NCHW.var(dim=(2, 3), keepdim=True, correction=0) + _SMALLEST_VARIANCE).sqrt().detach()
+        mixed_mean = own * mean + (1 - own) * mean[other_N]
+        mixed_deviation = own * deviation + (1 - own) * deviation[other_N]
+        return (x_NCHW - mean) * (mixed_deviation / deviation) + mixed_mean
