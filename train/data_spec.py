@@ -103,7 +103,7 @@ def _find_folder(root: Path, by_class: bool) -> Found:
     empty = [name for name, below in paths_by_folder.items() if not below]
     if empty:
         raise UsageError(f"'{root}' has class folders without images: {empty}; fill them or take them away")
-    classes = _checked_classes(root, list(paths_by_folder))
+    classes = checked_classes(root, list(paths_by_folder))
     paths = [path for below in paths_by_folder.values() for path in below]
     labels = np.repeat(np.arange(len(classes)), [len(below) for below in paths_by_folder.values()])
     skipped = [(str(path), "lies beside the class folders, so it has no class") for path in loose]
@@ -140,7 +140,7 @@ def _find_csv(path: Path) -> Found:
     if "label" not in columns:
         return Found(content)
     values, labels = np.unique([row["label"] for _, row in rows], return_inverse=True)
-    return Found(content, labels, _checked_classes(path, values.tolist()))
+    return Found(content, labels, checked_classes(path, values.tolist()))
 
 
 def _csv_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
@@ -175,7 +175,7 @@ def _find_npz(path: Path) -> Found:
     else:
         values, labels = np.unique(labels, return_inverse=True)
         names = [str(value) for value in values]
-    return _found_arrays(images, labels, _checked_classes(path, names), str(path))
+    return _found_arrays(images, labels, checked_classes(path, names), str(path))
 
 
 def _found_arrays(images: np.ndarray, labels: np.ndarray | None, classes: tuple[str, ...], origin: str) -> Found:
@@ -183,7 +183,7 @@ def _found_arrays(images: np.ndarray, labels: np.ndarray | None, classes: tuple[
     return Found(Pixels(images, names), None if labels is None else labels.astype(np.int64), classes)
 
 
-def _checked_classes(origin: Path, names: Sequence[str]) -> tuple[str, ...]:
+def checked_classes(origin: Path, names: Sequence[str]) -> tuple[str, ...]:
     """``names``, where none of them would break a CSV, a spreadsheet, a terminal or a file system."""
     seen: dict[str, str] = {}
     for name in names:

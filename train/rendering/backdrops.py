@@ -85,9 +85,10 @@ def _fill(picture_HW3: np.ndarray, corners_N2: np.ndarray, colour: np.ndarray) -
 
 
 def _line(left: np.ndarray, right: np.ndarray, width: int) -> np.ndarray:
-    """Height (row) of the line through two points, per column."""
-    slope = (right[1] - left[1]) / (right[0] - left[0])
-    return left[1] + slope * (np.arange(width) - left[0])
+    """Height (row) of the line through two points, per column; far outside of the picture where it is upright."""
+    across, down = right - left
+    slope = down / (across if abs(across) > 1e-6 else 1e-6)
+    return np.clip(left[1] + slope * (np.arange(width) - left[0]), -1e5, 1e5)
 
 
 def _cloud(rng: Rng, height: int, width: int, octaves: tuple[int, ...]) -> np.ndarray:

@@ -6,6 +6,7 @@ triangles wound either way, textures that are missing, and a new colour for the 
 Legend: C corners (three of its own for each triangle, so that edges stay sharp), T triangles, P pixels.
 """
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -173,12 +174,18 @@ def _read(
             # Unprocessed, as processing drops what is not a number, and merges all of a model in a tiny unit.
             resolver: Any = companions
             scene = trimesh.load_scene(BytesIO(content), suffix[1:], resolver=resolver, process=False)
-            parts = [part for part in scene.dump(concatenate=False) if isinstance(part, trimesh.Trimesh)]
-            surfaces = [(np.asarray(part.vertices, float)[part.faces], *_surface(part)) for part in parts]
+            placed = [scene.graph[node] for node in scene.graph.nodes_geometry]
+            surfaces = [
+                (trimesh.transform_points(part.vertices, matrix)[part.faces], *_surface(part, str(name)))
+                for matrix, name in placed
+                if isinstance(part := scene.geometry[name], trimesh.Trimesh)
+            ]
         except ModelError:
             raise
         except Exception as error:  # trimesh's readers raise whatever a malformed file makes them
-            raise ModelError(f"cannot be read as {suffix} ({_reason(error)})") from error
+            raise ModelError(
+                f"cannot be read as {suffix}: damaged, cut off or of another kind ({_reason(error)}); export it again"
+            ) from error
     surfaces = [surface for surface in surfaces if len(surface[0])]
     if not surfaces:
         raise ModelError("has no triangles; export it as a mesh, with faces")
@@ -186,10 +193,14 @@ def _read(
     corners_C3 = np.concatenate(triangles).reshape(-1, 3)
     if not (np.abs(corners_C3) < _HUGE).all():
         raise ModelError("has vertices that are not finite numbers")
+    if suffix == ".ply":
+        _check_whole(content, len(corners_C3) // 3)
     part_T = np.repeat(np.arange(len(triangles)), [len(part) for part in triangles])
-    notes = list(dict.fromkeys(companions.notes))
-    digest = companions.digest.hexdigest()
-    return corners_C3, np.concatenate(colours), np.concatenate(uvs), part_T, materials, notes, digest
+    uv_C2, notes = np.concatenate(uvs), list(dict.fromkeys(companions.notes))
+    if not np.isfinite(uv_C2).all():
+        notes.append("has texture coordinates that are not finite numbers: taken as 0")
+        uv_C2 = np.nan_to_num(uv_C2, posinf=0.0, neginf=0.0)
+    return corners_C3, np.concatenate(colours), uv_C2, part_T, materials, notes, companions.digest.hexdigest()
 
 
 class _Companions:
@@ -215,7 +226,7 @@ class _Companions:
     __getitem__ = get
 
     def _content(self, name: str) -> bytes:
-        path = next((path for path in self._places(name) if path.is_file()), None)
+        path = next((path for text in _without_options(name) for path in self._places(text) if path.is_file()), None)
         if path is None:
             raise FileNotFoundError(f"{name!r}, which it names, is missing")
         content, suffix = path.read_bytes(), path.suffix.lower()
@@ -232,6 +243,14 @@ class _Companions:
         yield from (path for path in sorted(self.folder.iterdir()) if path.name.lower() == named.name.lower())
 
 
+def _without_options(name: str) -> Iterator[str]:
+    """``name``, and what may be a name in it: in an MTL file options such as ``-s 1 1 1`` stand before a texture's."""
+    yield name
+    if name.startswith("-"):
+        words = name.split()
+        yield from (" ".join(words[start:]) for start in range(1, len(words)))
+
+
 def _is_image(content: bytes) -> bool:
     """Whether it is a whole one, which trimesh would ask too late or not at all."""
     from PIL import Image
@@ -244,7 +263,8 @@ def _is_image(content: bytes) -> bool:
 
 
 def _as_utf8(text: bytes) -> bytes:
-    """``text`` for trimesh, which reads UTF-8 only; other encodings differ in names and comments."""
+    """``text`` for trimesh, which reads UTF-8 without a mark; other encodings differ in names and comments."""
+    text = text.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     try:
         text.decode()
     except UnicodeDecodeError:
@@ -258,6 +278,13 @@ def _check_compression(content: bytes, suffix: str) -> None:
     compression = [name for name in json.loads(text).get("extensionsRequired", []) if "compression" in name]
     if compression:
         raise ModelError(f"is compressed ({', '.join(compression)}), which is not read; export it without")
+
+
+def _check_whole(content: bytes, triangles: int) -> None:
+    """Refuse a PLY file with fewer faces than it announces, of which trimesh reads what there is."""
+    announced = re.search(rb"element face (\d+)", content[: content.find(b"end_header")])
+    if announced and triangles < int(announced[1]):
+        raise ModelError(f"is cut off: {int(announced[1]):,} faces announced, {triangles:,} found; export it again")
 
 
 @contextlib.contextmanager
@@ -278,10 +305,10 @@ def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _surface(part: Any) -> tuple[np.ndarray, np.ndarray, Material]:
+def _surface(part: Any, name: str) -> tuple[np.ndarray, np.ndarray, Material]:
     """Colours and texture coordinates of a part's corners, and its material."""
     corners = part.faces.reshape(-1)
-    visual, name = part.visual, str(part.metadata.get("name", ""))
+    visual = part.visual
     uv_C2 = np.zeros((len(corners), 2))
     if visual.kind in ("vertex", "face"):
         rgba = visual.vertex_colors[corners] if visual.kind == "vertex" else np.repeat(visual.face_colors, 3, axis=0)
@@ -293,13 +320,23 @@ def _surface(part: Any) -> tuple[np.ndarray, np.ndarray, Material]:
     uv = getattr(visual, "uv", None)
     base, linear = _base_colour(material)
     name = f"{name} {material.name or ''}".strip()
-    glass = bool(_GLASS.search(name)) or base[3] < 153 or _opacity(material) < 0.6
+    see_through = base[3] < 153 and getattr(material, "alphaMode", None) != "OPAQUE"
+    glass = bool(_GLASS.search(name)) or see_through or _opacity(material) < 0.6
     pyramid = ()
     if image is not None and uv is not None:
         uv_C2 = np.asarray(uv, float)[corners]
         pyramid = _pyramid(np.asarray(image.convert("RGB")))
         linear = np.ones(3) if hasattr(material, "diffuse") else linear
-    return np.broadcast_to(linear, (len(corners), 3)).copy(), uv_C2, Material(name, glass, pyramid)
+    return linear * _corner_colours(visual, corners), uv_C2, Material(name, glass, pyramid)
+
+
+def _corner_colours(visual: Any, corners: np.ndarray) -> np.ndarray:
+    """Linear RGB (C, 3) of the vertex colours that a part of a glTF file may have beside its material; else white."""
+    colours = visual.vertex_attributes.get("color")
+    if colours is None or len(colours) <= corners.max(initial=0):
+        return np.ones((len(corners), 3))
+    most = np.iinfo(colours.dtype).max if np.issubdtype(colours.dtype, np.integer) else 1
+    return (np.asarray(colours, float)[:, :3] / most)[corners]
 
 
 def _base_colour(material: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -324,11 +361,17 @@ def _pyramid(image_HW3: np.ndarray) -> tuple[np.ndarray, ...]:
     longest = max(image_HW3.shape[:2])
     if longest > _TEXTURE_PX:
         scale = _TEXTURE_PX / longest
-        image_HW3 = cv2.resize(image_HW3, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        image_HW3 = shrunk(image_HW3, scale)
     levels = [np.ascontiguousarray(image_HW3)]
     while min(levels[-1].shape[:2]) >= 4:
-        levels.append(cv2.resize(levels[-1], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA))
+        levels.append(shrunk(levels[-1], 0.5))
     return tuple(levels)
+
+
+def shrunk(image_HW3: np.ndarray, scale: float) -> np.ndarray:
+    """The image at ``scale`` of its size, below 1; a side has a pixel at least."""
+    height, width = (max(1, round(side * scale)) for side in image_HW3.shape[:2])
+    return cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _texel(texture_HW3: np.ndarray, uv_P2: np.ndarray) -> np.ndarray:
@@ -423,7 +466,11 @@ def _texel_density(mesh: Mesh, uv_C2: np.ndarray, materials: tuple[Material, ...
 
 
 def _main_colour(model: CadModel) -> np.ndarray | None:
-    """The colour of most of what is above the wheels and neither glass nor nearly black: the paint."""
+    """The colour whose replacement repaints most of what is above the wheels and neither glass nor nearly black.
+
+    A colour counts up to half as much again where it is saturated: windows drawn into a texture may be as large as the
+    paint, and are grey.
+    """
     colours = model.colour_C3.reshape(-1, 3, 3).mean(axis=1)
     uv = model.uv_C2.reshape(-1, 3, 2).mean(axis=1)
     for index, material in enumerate(model.materials):
@@ -438,15 +485,26 @@ def _main_colour(model: CadModel) -> np.ndarray | None:
     if not area.sum():
         return None
     bins = np.round(np.clip(colours, 0, 1) ** (1 / 2.2) * 8).astype(np.int64) @ [81, 9, 1]
-    largest = np.bincount(bins, area).argmax()
-    return np.average(colours[bins == largest], axis=0, weights=area[bins == largest]).astype(np.float32)
+    _, group_T = np.unique(bins, return_inverse=True)
+    area_G = np.bincount(group_T, area)
+    colour_G3 = np.stack([np.bincount(group_T, area * channel) for channel in colours.T], axis=1)
+    kept = area_G > 0
+    area_G, colour_G3 = area_G[kept], (colour_G3[kept] / area_G[kept, None]).astype(np.float32)
+    repainted_G = [(area_G * _likeness(colour_G3, colour)).sum() for colour in colour_G3]
+    saturation_G = 1 - colour_G3.min(axis=1) / colour_G3.max(axis=1)
+    return colour_G3[np.argmax(repainted_G * (1 + saturation_G / 2))]
 
 
 def _repaint(albedo_P3: np.ndarray, paint: np.ndarray, new: np.ndarray) -> np.ndarray:
     """The colours with those like ``paint`` replaced by ``new``, lighter and darker places kept so."""
-    total = albedo_P3 @ np.ones(3, np.float32)
-    brightness = total / paint.sum()
-    apart = albedo_P3 / (total + 1e-6)[:, None] - paint / paint.sum()
-    dark_or_light = np.log(np.maximum(brightness, 1e-6))
-    share = np.exp(-0.5 * (dot(apart, apart) / 0.12**2 + dark_or_light**2))[:, None]
+    share = _likeness(albedo_P3, paint)[:, None]
+    brightness = albedo_P3 @ np.ones(3, np.float32) / paint.sum()
     return (1 - share) * albedo_P3 + share * new * np.clip(brightness, 0.3, 1.5)[:, None]
+
+
+def _likeness(colours_P3: np.ndarray, paint: np.ndarray) -> np.ndarray:
+    """How much each colour is taken for ``paint`` (P), from 0 to 1: by its hue, and less by its brightness."""
+    total = colours_P3 @ np.ones(3, np.float32)
+    apart = colours_P3 / (total + 1e-6)[:, None] - paint / paint.sum()
+    dark_or_light = np.log(np.maximum(total / paint.sum(), 1e-6))
+    return np.exp(-0.5 * (dot(apart, apart) / 0.12**2 + dark_or_light**2))

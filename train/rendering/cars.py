@@ -33,7 +33,7 @@ from dann.train.rendering.render_pool import run_tasks, save_image
 from dann.train.rendering.scene import Scene, draw_scene
 from dann.train.rendering.styles import SIMULATED_PHOTO, STUDIO, Style
 
-RENDERER = 3  # raised whenever the same seed gives other bytes
+RENDERER = 4  # raised whenever the same seed gives other bytes
 RECIPE = "cars.json"
 TABLE = "cars.csv"
 
@@ -210,7 +210,7 @@ def _render_all(root: Path, recipe: Recipe, workers: int, on_progress: Callable[
         table.writerows(rows)
 
 
-_COLUMNS = ("path", "domain", "class", "kind", "set_seed", "coverage", *scenes.columns(), *proportions())
+_COLUMNS = ("path", "domain", "label", "kind", "set_seed", "coverage", *scenes.columns(), *proportions())
 
 
 def _render_batch(root: Path, size_px: int, jobs: list[_Job]) -> list[list[str]]:

@@ -8,10 +8,12 @@ The models are a folder with one sub-folder per class, or the built-in procedura
 taken up where it stopped; each image has its own seed, so nothing depends on when or by which process it was drawn.
 """
 
+import contextlib
 import csv
 import json
 import os
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -46,7 +48,7 @@ TABLE = "renders.csv"
 
 _UNFINISHED_TABLE = ".renders.csv.unfinished"
 _ENCODING = [cv2.IMWRITE_JPEG_QUALITY, 95]  # the camera's own compression is in the pixels already
-_BATCH = 16
+_BATCH = 4  # small, as what is under way is lost when rendering is interrupted
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class _Job(NamedTuple):
 
 def render_models(
     models: Path | str,
-    out: Path,
+    out: Path | str,
     *,
     classes: Sequence[str] | None = None,
     per_class: int = 500,
@@ -98,11 +100,14 @@ def render_models(
     sense and where ``out`` holds something else, :class:`DannError` where no model is left or ``out`` cannot be
     written.
     """
-    _check(per_class, size_px, seed, up)
-    note = on_note or (lambda text: None)
-    workers = workers or usable_cores()
-    found, failed = inspect_models(models, classes, up, workers, note)
+    _check(per_class, size_px, seed, up, workers)
+    out, note, workers = Path(out), on_note or (lambda text: None), workers or usable_cores()
+    _check_folder(out)  # and the photos, before the models, which can take long
     photos, broken = check_backgrounds(backgrounds, seed) if backgrounds is not None else ([], [])
+    found, failed = inspect_models(models, classes, up, workers, note)
+    for body_class, count in Counter(model.body_class for model in found).items():
+        if count > per_class:
+            note(f"{body_class}: {per_class} of its {count} models are used, one for each image")
     recipe = {
         "renderer": RENDERER,
         "seed": seed,
@@ -122,21 +127,28 @@ def render_models(
         _render_batch, root, out, size_px, style, Path(backgrounds or "."), names, {m.name: m.up for m in found}
     )
     try:
-        rows = _render(out, work, left, kept, workers, on_progress)
+        rows, unrendered = _render(out, work, left, kept, workers, on_progress)
         _finish(out, rows, jobs)
+    except KeyboardInterrupt:
+        note("what was rendered is kept; the same command goes on with it")
+        raise
     except OSError as error:
         raise DannError(
             f"{str(out)!r} cannot be written: {error.strerror or error}; what was rendered is kept, and the same "
             "command goes on with it"
         ) from error
-    return Rendered(out, len(rows), len(kept), [*failed, *broken])
+    if not rows:
+        raise DannError(f"none of the models in {str(models)!r} can be rendered: {unrendered[0][0]} {unrendered[0][1]}")
+    return Rendered(out, len(rows), len(kept), [*failed, *broken, *unrendered])
 
 
-def _check(per_class: int, size_px: int, seed: int, up: str) -> None:
+def _check(per_class: int, size_px: int, seed: int, up: str, workers: int | None) -> None:
     if per_class < 1:
         raise UsageError(f"the number of images per class is {per_class}; expected 1 or more")
     if not 16 <= size_px <= 4096:
         raise UsageError(f"the image size is {size_px} px; expected 16 to 4096")
+    if workers is not None and workers < 1:
+        raise UsageError(f"the number of processes is {workers}; expected 1 or more")
     if seed < 0:
         raise UsageError(f"the seed is {seed}; expected 0 or more")
     if up != "auto" and up not in UP_AXES:
@@ -160,31 +172,45 @@ def _jobs(models: Sequence[ModelFile], per_class: int, seed: int) -> list[_Job]:
 
 def _render(
     out: Path,
-    work: Callable[[list[_Job]], list[list[str]]],
+    work: Callable[[list[_Job]], "_Batch"],
     jobs: list[_Job],
     kept: list[list[str]],
     workers: int,
     on_progress: Callable[[int, int], None] | None,
-) -> list[list[str]]:
-    """The rows of all images, those of ``jobs`` rendered now; a row is on the disk after its image."""
+) -> tuple[list[list[str]], list[tuple[str, str]]]:
+    """The rows of all images, those of ``jobs`` rendered now, and the models that could not be.
+
+    A row is on the disk after its image.
+    """
     for body_class in {job.body_class for job in jobs}:
         (out / body_class).mkdir(exist_ok=True)
     jobs = sorted(jobs, key=lambda job: job.model)  # a process then loads few models
     batches = [jobs[start : start + _BATCH] for start in range(0, len(jobs), _BATCH)]
-    rows, total = list(kept), len(kept) + len(jobs)
+    rows, failed, done, total = list(kept), dict[str, str](), len(kept), len(kept) + len(jobs)
     with open(out / _UNFINISHED_TABLE, "ab") as table:
-        for finished in run_tasks(work, batches, workers):
-            table.write(_as_csv(finished))
+        for batch in run_tasks(work, batches, workers):
+            table.write(_as_csv(batch.rows))
             table.flush()
-            rows += finished
+            rows += batch.rows
+            failed |= batch.failed
+            done += batch.images
             if on_progress:
-                on_progress(len(rows), total)
-    return rows
+                on_progress(done, total)
+    return rows, sorted(failed.items())
+
+
+class _Batch(NamedTuple):
+    """What became of some jobs."""
+
+    images: int
+    rows: list[list[str]]
+    failed: dict[str, str]
+    """Models that could not be rendered, and why."""
 
 
 _COLUMNS = (
     "path",
-    "class",
+    "label",
     "model",
     "kind",
     "set_seed",
@@ -206,37 +232,50 @@ def _render_batch(
     photos: list[str],
     up: dict[str, str],
     jobs: list[_Job],
-) -> list[list[str]]:
-    rows = []
+) -> _Batch:
+    rows, failed = [], {}
     for job in jobs:
         scene = draw_scene(np.random.default_rng([*job.seed, 0]), style, photos)
         model: Model
-        if root is None:
-            car = sample_car(np.random.default_rng([*job.seed, 1]), job.body_class)
-            model, kind = car, car.body.kind
-        else:
-            model, kind = cached_model(root / job.model, up[job.model]), ""
-        shot = photograph(model, scene, size_px=size_px, photo=lambda name: cached_photo(photos_root / name))
+        try:
+            if root is None:
+                car = sample_car(np.random.default_rng([*job.seed, 1]), job.body_class)
+                model, kind = car, car.body.kind
+            else:
+                model, kind = cached_model(root / job.model, up[job.model]), ""
+            shot = photograph(model, scene, size_px=size_px, photo=lambda name: cached_photo(photos_root / name))
+        except Exception as error:  # models come from anywhere, and what one of them does is not to stop the others
+            if root is None:
+                raise
+            failed[job.model] = f"could be read, but not rendered ({type(error).__name__}: {error})"
+            continue
         save_image(out / job.path, shot.image_HW3, _ENCODING)
         seed = "-".join(str(part) for part in job.seed)
         place = [f"{share:.4f}" for share in (*shot.box, shot.coverage)]
         rows.append([job.path, job.body_class, job.model, kind, seed, *place, *scenes.cells(scene)])
-    return rows
+    return _Batch(len(jobs), rows, failed)
 
 
 # ---- the folder ----
+
+
+def _check_folder(out: Path) -> None:
+    """Refuse what is no folder, or one that holds something else."""
+    try:
+        if out.is_file() or (out.exists() and any(out.iterdir()) and not (out / RECIPE).is_file()):
+            raise UsageError(f"{str(out)!r} exists and holds no renders of dann; choose another folder")
+    except OSError as error:
+        raise DannError(f"{str(out)!r} cannot be used: {error.strerror or error}; choose another folder") from error
 
 
 def _begin(out: Path, recipe: dict[str, object], jobs: Iterable[_Job]) -> list[list[str]]:
     """Make ``out`` ready; gives the rows of the images that an earlier run of the same recipe left."""
     text = (json.dumps(recipe, indent=2) + "\n").encode()
     try:
-        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        if not out.exists() or not any(out.iterdir()):
             out.mkdir(parents=True, exist_ok=True)
             write_whole(out / RECIPE, text)
             return []
-        if not (out / RECIPE).is_file():
-            raise UsageError(f"{str(out)!r} exists and holds no renders of dann; choose another folder")
         if (out / RECIPE).read_bytes() != text:
             raise UsageError(
                 f"{str(out)!r} holds renders of another recipe or of other models (see its {RECIPE}); choose another "
@@ -245,7 +284,7 @@ def _begin(out: Path, recipe: dict[str, object], jobs: Iterable[_Job]) -> list[l
         expected = {job.path for job in jobs}
         table = out / TABLE if (out / TABLE).is_file() else out / _UNFINISHED_TABLE
         rows = _read_rows(table) if table.is_file() else []
-        rows = [row for row in rows if row[0] in expected and (out / row[0]).is_file()]
+        rows = [row for row in rows if row[0] in expected and _is_there(out / row[0])]
         write_whole(out / _UNFINISHED_TABLE, _as_csv(rows))
         for partial_file in out.glob("**/.*.partial"):
             partial_file.unlink()
@@ -256,6 +295,11 @@ def _begin(out: Path, recipe: dict[str, object], jobs: Iterable[_Job]) -> list[l
         ) from error
 
 
+def _is_there(image: Path) -> bool:
+    """Whether it is a file, and not one that a power cut left empty."""
+    return image.is_file() and image.stat().st_size > 0
+
+
 def _as_csv(rows: Iterable[Sequence[str]]) -> bytes:
     text = StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows)
@@ -263,10 +307,12 @@ def _as_csv(rows: Iterable[Sequence[str]]) -> bytes:
 
 
 def _read_rows(table: Path) -> list[list[str]]:
-    """The whole rows of a table, each image once; a row that was cut off is left out."""
+    """The whole rows of a table, each image once; a row that was cut off, and what is behind damage, is left out."""
     content = table.read_bytes()
     text = content[: content.rfind(b"\n") + 1].decode(errors="surrogateescape")
-    rows = {row[0]: row for row in csv.reader(StringIO(text, newline="")) if len(row) == len(_COLUMNS)}
+    rows: dict[str, list[str]] = {}
+    with contextlib.suppress(csv.Error):
+        rows.update((row[0], row) for row in csv.reader(StringIO(text, newline="")) if len(row) == len(_COLUMNS))
     rows.pop("path", None)
     return list(rows.values())
 

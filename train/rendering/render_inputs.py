@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from dann.infer.bundle import sha256_of
 from dann.infer.errors import DannError, ImageError, UsageError, unknown_name
 from dann.infer.images import find_images, is_clutter
 from dann.infer.preprocess import decode, read_bytes
-from dann.train.rendering.cad_models import MODEL_SUFFIXES, CadModel, ModelError, load_model
+from dann.train.data_spec import checked_classes
+from dann.train.rendering.cad_models import MODEL_SUFFIXES, CadModel, ModelError, load_model, shrunk
 from dann.train.rendering.car_proportions import BODY_CLASSES, CLASSES
 from dann.train.rendering.render_pool import run_tasks
 
@@ -45,15 +45,15 @@ def inspect_models(
         chosen = _choose(CLASSES if classes is None else classes, BODY_CLASSES)
         return [ModelFile(name, "", "", 0, "z", (0.0, 0.0, 0.0), ()) for name in chosen], []
     root = Path(models)
-    files, failed = _find_models(root)
+    models_of, failed = _find_models(root)
     if classes is not None:
-        chosen = _choose(classes, _classes_of(files, failed))
-        files = [file for file in files if file[0] in chosen]
+        chosen = _choose(classes, list(models_of))
+        models_of = {name: models_of[name] for name in chosen}
         failed = [(name, reason) for name, reason in failed if name.split("/")[0] in chosen]
+    checked_classes(root, [body_class for body_class, names in models_of.items() if names])
     found: list[ModelFile] = []
-    results = dict(run_tasks(partial(_inspect_one, root, up), files, workers))
-    for body_class, name in sorted(results):
-        result = results[body_class, name]
+    files = [(body_class, name) for body_class, names in models_of.items() for name in names]
+    for name, result in run_tasks(partial(_inspect_one, root, up), files, workers):
         if isinstance(result, str):
             failed.append((name, result))
             continue
@@ -61,20 +61,21 @@ def inspect_models(
         length, width, height = result.size
         facts = f"{name}: {result.triangles:,} triangles, {length:.4g} × {width:.4g} × {height:.4g}, up is {result.up}"
         note("; ".join([facts, *result.notes]))
+    found.sort(key=lambda model: (model.body_class, model.name))
+    failed.sort()
     if not found:
         reasons = "; ".join(f"{name} {reason}" for name, reason in failed[:3])
         raise DannError(f"no model in {str(root)!r} can be used: {reasons}")
-    for body_class in _classes_of(files, failed):
+    for body_class, names in models_of.items():
+        if not names and not any(name.startswith(f"{body_class}/") for name, _ in failed):
+            note(f"{body_class}: no models in it, so it is no class")
+            continue
         count = sum(model.body_class == body_class for model in found)
         if count == 0:
             failed.append((body_class, "has no model that can be used: the class is left out"))
         elif count == 1:
             note(f"{body_class}: one model only; a classifier may learn that model rather than its class")
     return found, failed
-
-
-def _classes_of(files: Sequence[tuple[str, str]], failed: Sequence[tuple[str, str]]) -> list[str]:
-    return sorted({*(body_class for body_class, _ in files), *(name.split("/")[0] for name, _ in failed)})
 
 
 def _choose(classes: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -84,38 +85,46 @@ def _choose(classes: Sequence[str], known: Sequence[str]) -> list[str]:
     return sorted(set(classes))
 
 
-def _find_models(root: Path) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Class and name of every model file, and what is a model of a kind that is not read."""
+def _find_models(root: Path) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+    """The model files of each class folder, and name and reason of what looks like one and is left out."""
     if not root.is_dir():
         raise UsageError(f"no such folder: {str(root)!r}; expected a folder with one sub-folder of models per class")
-    files, failed = [], []
-    for path in sorted(root.glob("*/**/*")):
+    classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not is_clutter(path.name))
+    models_of: dict[str, list[str]] = {name: [] for name in classes}
+    failed = []
+    for path in sorted({*root.glob("*"), *root.glob("*/**/*")}):
         name, suffix = path.relative_to(root).as_posix(), path.suffix.lower()
+        body_class, within, _ = name.partition("/")
         if any(is_clutter(part) for part in name.split("/")):
             continue
-        if suffix in MODEL_SUFFIXES and path.is_file():
-            files.append((name.split("/")[0], name))
-        elif suffix in _UNREADABLE and path.is_file():
+        if path.is_dir():
+            if path.is_symlink() and within:
+                failed.append((name, "is a link to a folder, which is not followed; copy the folder"))
+        elif suffix in _UNREADABLE:
             failed.append((name, f"is a {suffix} file, which is not read; export it as {' or '.join(MODEL_SUFFIXES)}"))
-    if not files:
+        elif suffix in MODEL_SUFFIXES and not within:
+            failed.append((name, "lies beside the class folders, so it has no class; move it into one"))
+        elif suffix in MODEL_SUFFIXES:
+            models_of[body_class].append(name)
+    if not any(models_of.values()):
         unread = f" ({failed[0][0]} {failed[0][1]})" if failed else ""
         raise UsageError(
             f"no models in the sub-folders of {str(root)!r}; expected one sub-folder per class, with files ending in "
             f"{' '.join(MODEL_SUFFIXES)}{unread}"
         )
-    return files, failed
+    return models_of, failed
 
 
-def _inspect_one(root: Path, up: str, file: tuple[str, str]) -> tuple[tuple[str, str], ModelFile | str]:
+def _inspect_one(root: Path, up: str, file: tuple[str, str]) -> tuple[str, ModelFile | str]:
     body_class, name = file
     try:
         model = load_model(root / name, up)
     except ModelError as error:
-        return file, str(error)
+        return name, str(error)
     except OSError as error:
-        return file, f"cannot be read ({error.strerror or error})"
+        return name, f"cannot be read ({error.strerror or error})"
     triangles = len(model.mesh.triangles_T3)
-    return file, ModelFile(body_class, name, model.sha256, triangles, model.up, model.size, model.notes)
+    return name, ModelFile(body_class, name, model.sha256, triangles, model.up, model.size, model.notes)
 
 
 @lru_cache(maxsize=4)
@@ -151,4 +160,4 @@ def check_backgrounds(folder: Path | str, seed: int) -> tuple[list[tuple[str, st
 def cached_photo(path: Path) -> np.ndarray:
     image_HW3 = decode(read_bytes(path))
     scale = _PHOTO_PX / max(image_HW3.shape)
-    return image_HW3 if scale >= 1 else cv2.resize(image_HW3, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return image_HW3 if scale >= 1 else shrunk(image_HW3, scale)

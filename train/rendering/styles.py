@@ -109,7 +109,7 @@ _LIMITS = {
     "azimuth_deg": (0, 180), "front": (0, 1), "elevation_deg": (0, 89), "roll_deg": (-180, 180),
     "focal_mm": (30, 2000), "stretch": (0, 0.5), "margin": (0, 5), "fill": (0.05, 1), "shift": (0, 1),
     "saturation": (0, 1), "value": (0, 1), "gloss": (0, 1), "key_elevation_deg": (5, 90), "key": (0, 10),
-    "ambient": (0, 10), "warmth": (-1, 1), "shadow": (0, 1), "skyline": (0, 1), "studio": (0, 1), "photo": (0, 1),
+    "ambient": (0.01, 10), "warmth": (-1, 1), "shadow": (0, 1), "skyline": (0, 1), "studio": (0, 1), "photo": (0, 1),
     "clutter": (0, 2), "bokeh": (0, 200), "occluder_chance": (0, 1), "occluder": (0, 1), "defocus": (0, 200),
     "motion": (0, 200), "black": (0, 0.5), "white": (0.5, 1.5), "exposure": (-5, 5), "cast": (0, 0.9),
     "contrast": (0.1, 5), "vignette": (0, 1), "noise": (0, 1), "jpeg": (1, 100),

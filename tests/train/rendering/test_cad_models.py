@@ -1,11 +1,13 @@
 import json
 import logging
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import trimesh
 from PIL import Image
+from trimesh.exchange.ply import export_ply
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
 from vehicles import FORMATS, UPS, box, car, coloured, join, quartered, save, textured, turned, write_obj
@@ -159,6 +161,21 @@ def test_the_colour_of_most_of_the_model_becomes_the_paint(tmp_path):
     assert albedo[~painted].max() < 0.02
 
 
+def test_windows_larger_than_each_shade_of_the_paint_are_not_painted(tmp_path):
+    """Paint in three shades, each a smaller area than the grey above it, as in a texture with light drawn into it."""
+    panels = [box((x, -1, 0.6), (x + 1.3, 1, 1.2)) for x in (-2, -0.7, 0.6)]
+    for panel, shade in zip(panels, (125, 160, 200), strict=True):
+        coloured(panel, faces=[shade, shade // 5, shade // 5, 255])
+    windows = box((-1.2, -0.9, 1.2), (1.2, 0.9, 1.7))
+    coloured(windows, faces=[170, 170, 170, 255])
+    model = load_model(save(join(*panels, windows), tmp_path / "car.ply"), "z")
+    red, green, blue = _look(model).albedo_P3.T
+    painted = _places(model)[:, 2] < 0.6
+    assert (green[painted] > 4 * red[painted]).all()
+    grey = _places(model)[:, 2] > 0.72
+    assert red[grey] == pytest.approx(green[grey], rel=0.1) and red[grey] == pytest.approx(blue[grey], rel=0.1)
+
+
 @pytest.mark.parametrize("suffix", ["ply", "glb", "obj"])
 def test_colours_of_vertices_are_seen(suffix, tmp_path):
     mesh = box((0, 0, 0), (4, 2, 1.5))
@@ -177,6 +194,26 @@ def test_the_base_colour_of_gltf_is_linear_and_that_of_obj_is_not(tmp_path):
     display = load_model(write_obj(tmp_path / "box.obj", mesh, materials="Kd 0.4 0.2 0.2"))
     assert linear.colour_C3[0] == pytest.approx([0.4, 0.2, 0.2], abs=0.003)
     assert display.colour_C3[0] == pytest.approx(np.array([0.4, 0.2, 0.2]) ** 2.2, abs=0.003)
+
+
+def test_colours_of_vertices_are_seen_beside_a_material(tmp_path):
+    mesh = box((0, 0, 0), (4, 2, 1.5))
+    coloured(mesh, vertices=np.tile([0, 255, 0, 255], (8, 1)))
+    path = save(mesh, tmp_path / "box.gltf")
+    header = json.loads(path.read_text())
+    header["materials"] = [{"pbrMetallicRoughness": {"baseColorFactor": [0.5, 0.5, 0.5, 1.0]}}]
+    header["meshes"][0]["primitives"][0]["material"] = 0
+    path.write_text(json.dumps(header))
+    assert load_model(path).colour_C3 == pytest.approx(np.tile([0, 0.5, 0], (36, 1)), abs=0.01)
+
+
+@pytest.mark.parametrize(("mode", "glass"), [("OPAQUE", False), ("BLEND", True)])
+def test_alpha_counts_as_its_mode_says(mode, glass, tmp_path):
+    mesh = box((0, 0, 0), (4, 2, 1.5))
+    material = PBRMaterial(baseColorFactor=[1.0, 0.0, 0.0, 0.1], alphaMode=mode)
+    mesh.visual = TextureVisuals(uv=np.zeros((8, 2)), material=material)
+    model = load_model(save(mesh, tmp_path / "box.glb"))
+    assert [material.glass for material in model.materials] == [glass]
 
 
 @pytest.mark.parametrize("materials", ["d 0.3\nKd 1 1 1", "d -halo 0.3\nKd 1 1 1"])
@@ -226,6 +263,32 @@ def test_a_texture_is_found_as_it_is_named_or_beside_the_model(given, named, tmp
     assert model.notes == () and model.paint == pytest.approx(RED)
 
 
+@pytest.mark.parametrize("options", ["-s 1 1 1", "-clamp on -o 0.5", "-bm 2.0"])
+def test_a_texture_is_found_behind_options(options, tmp_path):
+    path = write_obj(tmp_path / "box.obj", box((-2, -1, 0), (2, 1, 1)), materials=f"map_Kd {options} my skin.png")
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "my skin.png")
+    model = load_model(path, "z")
+    assert model.notes == () and model.paint == pytest.approx(RED)
+
+
+@pytest.mark.parametrize("size", [(4096, 1), (1, 4096), (1, 1)])
+def test_a_texture_may_have_any_shape(size, tmp_path):
+    path = write_obj(tmp_path / "box.obj", box((-2, -1, 0), (2, 1, 1)), materials="map_Kd skin.png")
+    Image.new("RGB", size, "red").save(tmp_path / "skin.png")
+    assert load_model(path, "z").paint == pytest.approx(RED)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+def test_texture_coordinates_that_are_no_numbers_are_noted(number, tmp_path):
+    path = write_obj(tmp_path / "box.obj", box((-2, -1, 0), (2, 1, 1)), materials="map_Kd skin.png")
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "skin.png")
+    path.write_text(re.sub("^vt .*$", f"vt {number} 0.5", path.read_text(), flags=re.MULTILINE))
+    model = load_model(path, "z")
+    assert "texture coordinates" in model.notes[0] and _look(model).albedo_P3 == pytest.approx(
+        np.tile(GREEN, (12, 1)), abs=1e-6
+    )
+
+
 def test_the_hash_takes_in_what_the_model_names(tmp_path):
     path = write_obj(tmp_path / "car.obj", car(), materials="map_Kd skin.png")
     digests = set()
@@ -270,6 +333,15 @@ def test_missing_materials_are_noted(tmp_path):
     assert load_model(path, "z").notes == ("'box.mtl', which it names, is missing: drawn without it",)
 
 
+@pytest.mark.parametrize("change", [lambda text: b"\xef\xbb\xbf" + text, lambda text: text.replace(b"\n", b"\r")])
+def test_a_byte_order_mark_and_other_line_ends_are_read(change, tmp_path):
+    path = write_obj(tmp_path / "box.obj", box((0, 0, 0), (4, 2, 1.5)), materials="Kd 0 0 1")
+    for named in (path, path.with_suffix(".mtl")):
+        named.write_bytes(change(named.read_bytes()))
+    model = load_model(path, "z")
+    assert model.notes == () and (model.colour_C3 == BLUE).all() and len(model.mesh.triangles_T3) == 12
+
+
 def test_text_in_another_encoding_is_read(tmp_path):
     path = write_obj(tmp_path / "box.obj", box((0, 0, 0), (4, 2, 1.5)), materials="Kd 0 0 1")
     for named in (path, path.with_suffix(".mtl")):
@@ -286,9 +358,18 @@ def test_text_in_another_encoding_is_read(tmp_path):
 def test_what_is_no_model_is_refused(content, suffix, tmp_path, capfd):
     path = tmp_path / f"car.{suffix}"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=rf"has no triangles|cannot be read as \.{suffix} \(.+\)") as caught:
+    with pytest.raises(ModelError, match=rf"has no triangles|cannot be read as \.{suffix}: .+ \(.+\)") as caught:
         load_model(path)
     assert "module" not in str(caught.value) and capfd.readouterr() == ("", "")
+
+
+def test_half_a_text_is_refused(tmp_path):
+    path = tmp_path / "car.ply"
+    path.write_bytes(export_ply(car(), encoding="ascii"))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:-5]) + "\n")
+    with pytest.raises(ModelError, match=r"is cut off: .* faces announced, .* found"):
+        load_model(path)
 
 
 @pytest.mark.parametrize("suffix", ["glb", "ply", "stl"])

@@ -100,7 +100,7 @@ def test_layout_labels_and_table_agree(small_set):
     assert {row["path"] for row in rows} == on_disk and len(rows) == 25
     for row in rows:
         folder = {"source": "train/source", "target": "train/target", "test": "test"}[row["domain"]]
-        assert row["path"].startswith(f"{folder}/{row['class']}/")
+        assert row["path"].startswith(f"{folder}/{row['label']}/")
         assert decode((small_set / row["path"]).read_bytes()).shape == (32, 32, 3)
     for folder in ("train/source", "train/target", "test"):
         assert sorted(p.name for p in (small_set / folder).iterdir()) == sorted(CLASSES)
@@ -110,7 +110,7 @@ def test_layout_labels_and_table_agree(small_set):
 def test_an_image_can_be_made_again_from_its_row(small_set):
     with open(small_set / "cars.csv", newline="", encoding="utf-8") as file:
         row = next(csv.DictReader(file))
-    again = shoot([int(part) for part in row["set_seed"].split("-")], row["class"], STUDIO, 32)
+    again = shoot([int(part) for part in row["set_seed"].split("-")], row["label"], STUDIO, 32)
     assert np.array_equal(again.shot.image_HW3, decode((small_set / row["path"]).read_bytes()))
     assert row["kind"] == again.body.kind and float(row["length"]) == pytest.approx(again.body.length, abs=1e-4)
     assert float(row["azimuth_deg"]) == pytest.approx(again.scene.azimuth_deg, rel=1e-5)

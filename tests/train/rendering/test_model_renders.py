@@ -15,6 +15,7 @@ from vehicles import box, car, join, quartered, save, turned, write_obj
 
 from dann.infer.errors import DannError, UsageError
 from dann.infer.preprocess import decode
+from dann.train.data_spec import find
 from dann.train.rendering import model_renders, scene
 from dann.train.rendering.cad_models import load_model
 from dann.train.rendering.car_proportions import CLASSES
@@ -105,10 +106,10 @@ def test_every_class_gets_its_images_spread_over_its_models(models, renders):
     on_disk = {name for name in _contents(renders) if name.endswith(".jpg")}
     assert on_disk == {row["path"] for row in rows}
     assert {name for name in _contents(renders) if not name.endswith(".jpg")} == {"renders.csv", "render.json"}
-    used = [row["model"] for row in rows if row["class"] == "car"]
+    used = [row["model"] for row in rows if row["label"] == "car"]
     assert used == ["car/a.glb", "car/deeper/b.stl", "car/a.glb", "car/deeper/b.stl", "car/a.glb"]
     for row in rows:
-        assert row["path"].startswith(f"{row['class']}/") and max(_image(renders / row["path"]).shape) == 24
+        assert row["path"].startswith(f"{row['label']}/") and max(_image(renders / row["path"]).shape) == 24
 
 
 def test_the_table_has_all_numbers_of_every_scene(renders):
@@ -140,9 +141,9 @@ def test_procedural_cars_are_a_set_of_five_classes(tmp_path):
     done = render_models("cars", tmp_path / "out", **{**SMALL, "per_class": 2})
     assert (done.images, done.failed) == (10, [])
     rows = _rows(done.out)
-    assert [row["class"] for row in rows[::2]] == list(CLASSES) and all(row["kind"] for row in rows)
+    assert [row["label"] for row in rows[::2]] == list(CLASSES) and all(row["kind"] for row in rows)
     shot = photograph(
-        sample_car(_seed(rows[0], 1), rows[0]["class"]), scene.draw_scene(_seed(rows[0], 0), VARIED), size_px=24
+        sample_car(_seed(rows[0], 1), rows[0]["label"]), scene.draw_scene(_seed(rows[0], 0), VARIED), size_px=24
     )
     assert np.abs(shot.image_HW3.astype(int) - _image(done.out / rows[0]["path"])).mean() < 8
     assert f"{shot.coverage:.4f}" == rows[0]["coverage"]
@@ -150,10 +151,10 @@ def test_procedural_cars_are_a_set_of_five_classes(tmp_path):
 
 def test_classes_can_be_chosen(models, tmp_path):
     done = render_models("cars", tmp_path / "cars", **{**SMALL, "per_class": 1}, classes=["wagon", "coupe"])
-    assert [row["class"] for row in _rows(done.out)] == ["coupe", "wagon"]
+    assert [row["label"] for row in _rows(done.out)] == ["coupe", "wagon"]
     every = sorted(path.name for path in models.iterdir() if path.is_dir())
     done = render_models(models, tmp_path / "models", **{**SMALL, "per_class": 1}, classes=every[:1])
-    assert [row["class"] for row in _rows(done.out)] == every[:1]
+    assert [row["label"] for row in _rows(done.out)] == every[:1]
 
 
 @pytest.mark.parametrize(("name", "told"), [("cuope", "did you mean 'coupe'"), ("", "unknown class ''")])
@@ -397,10 +398,10 @@ def test_links_to_models_and_classes_are_followed(models, renders, tmp_path):
 
 def test_names_that_are_not_utf8_are_rendered(tmp_path):
     try:
-        path = save(car(), tmp_path / "models" / 'na\udcefve, "new"' / "a.stl")
+        path = save(car(), tmp_path / "models" / 'naïve, "new"' / "a.stl")
+        path.rename(path.with_name("\udcff.stl"))
     except (OSError, UnicodeError):
         pytest.skip("this file system takes no such names")
-    path.rename(path.with_name("\udcff.stl"))
     done = render_models(tmp_path / "models", tmp_path / "out", **{**SMALL, "per_class": 2})
     assert (done.images, done.failed) == (2, [])
     assert render_models(tmp_path / "models", tmp_path / "out", **{**SMALL, "per_class": 2}).kept == 2
@@ -409,13 +410,76 @@ def test_names_that_are_not_utf8_are_rendered(tmp_path):
 def test_what_was_found_in_the_models_is_told(own_models, tmp_path):
     save(car(), own_models / "single" / "e.glb")
     notes: list[str] = []
-    render_models(own_models, tmp_path / "out", **{**SMALL, "per_class": 1}, on_note=notes.append)
+    render_models(own_models, tmp_path / "out", **{**SMALL, "per_class": 2}, on_note=notes.append)
     assert f"car/deeper/b.stl: {len(car().faces)} triangles, 4.4 × 1.8 × 1.4, up is -x" in notes[3]
     assert "stands along -x by its shape; --up sets it" in notes[3]
     assert [note.split(":")[0] for note in notes] == [
         "block/c.obj", "block/d.ply", "car/a.glb", "car/deeper/b.stl", "single/e.glb", "single",
     ]  # fmt: skip
     assert notes[-1] == "single: one model only; a classifier may learn that model rather than its class"
+
+
+def test_what_is_not_used_is_told(own_models, tmp_path):
+    (own_models / "textures").mkdir()
+    notes: list[str] = []
+    render_models(own_models, tmp_path / "out", **{**SMALL, "per_class": 1}, on_note=notes.append)
+    assert "textures: no models in it, so it is no class" in notes
+    assert "car: 1 of its 2 models are used, one for each image" in notes
+
+
+@pytest.mark.parametrize("name", ["=SUM", "two\nlines", "CAR"])
+def test_a_class_that_could_not_be_trained_on_is_refused(name, own_models, tmp_path):
+    save(car(), own_models / name / "f.glb")
+    with pytest.raises(UsageError, match="rename"):
+        render_models(own_models, tmp_path / "out", **SMALL)
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_that_are_left_out_are_named(own_models, models, tmp_path):
+    save(car(), own_models / "loose.glb")
+    (own_models / "car" / "gone.stl").symlink_to(tmp_path / "nowhere.stl")
+    (own_models / "car" / "linked").symlink_to(models / "block")
+    done = render_models(own_models, tmp_path / "out", **SMALL)
+    reasons = dict(done.failed)
+    assert list(reasons) == ["car/gone.stl", "car/linked", "loose.glb"] and done.images == 10
+    assert "move it into one" in reasons["loose.glb"] and "copy the folder" in reasons["car/linked"]
+    assert "cannot be read" in reasons["car/gone.stl"]
+
+
+def test_a_model_that_breaks_while_it_is_rendered_stops_no_other(own_models, tmp_path, monkeypatch):
+    load = model_renders.cached_model
+
+    def load_but_one(path, up):
+        if path.name == "b.stl":
+            raise ZeroDivisionError("division by zero")
+        return load(path, up)
+
+    monkeypatch.setattr(model_renders, "cached_model", load_but_one)
+    done = render_models(own_models, tmp_path / "out", **SMALL)
+    assert done.failed == [
+        ("car/deeper/b.stl", "could be read, but not rendered (ZeroDivisionError: division by zero)")
+    ]
+    assert done.images == len(_rows(done.out)) == 8
+    monkeypatch.undo()
+    again = render_models(own_models, tmp_path / "out", **SMALL)
+    assert (again.images, again.kept, again.failed) == (10, 8, [])
+
+
+def test_renders_are_a_set_by_their_table(renders):
+    found = find(str(renders / "renders.csv"), "train", "source", renders, by_class=True)
+    assert found.classes == ("block", "car") and found.labels is not None and len(found.labels) == 10
+
+
+def test_an_empty_image_and_a_damaged_table_are_made_again(models, tmp_path):
+    out = render_models(models, tmp_path / "out", **SMALL).out
+    before = _contents(out)
+    (out / "car" / "00001.jpg").write_bytes(b"")
+    again = render_models(models, out, **SMALL)
+    assert again.kept == again.images - 1 and _contents(out) == before
+    table = (out / "renders.csv").read_text().splitlines()
+    (out / "renders.csv").write_text("\n".join([*table[:4], '"' + "x" * 200_000, *table[4:]]) + "\n")
+    again = render_models(models, out, **SMALL)
+    assert 3 <= again.kept < again.images and _contents(out) == before
 
 
 # ---- backgrounds ----

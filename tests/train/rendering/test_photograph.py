@@ -170,7 +170,7 @@ def test_no_scene_is_too_extreme():
         {
             "azimuth_deg": [0, 180], "elevation_deg": [0, 89], "roll_deg": [-180, 180], "focal_mm": [30, 2000],
             "margin": [0, 5], "saturation": [0, 1], "value": [0, 1], "gloss": [0, 1], "key_elevation_deg": [5, 90],
-            "key": [0, 10], "ambient": [0, 10], "warmth": [-1, 1], "shadow": [0, 1], "skyline": [0, 1],
+            "key": [0, 10], "ambient": [0.01, 10], "warmth": [-1, 1], "shadow": [0, 1], "skyline": [0, 1],
             "clutter": [0, 2], "bokeh": [0, 200], "occluder_chance": 0.5, "occluder": [0, 1], "defocus": [0, 200],
             "motion": [0, 200], "exposure": [-5, 5], "cast": 0.9, "contrast": [0.1, 5], "vignette": [0, 1],
             "noise": [0, 1], "jpeg": [1, 100],
@@ -184,3 +184,12 @@ def test_no_scene_is_too_extreme():
         assert max(shot.image_HW3.shape[:2]) == 24 and shot.image_HW3.dtype == np.uint8
         left, top, right, bottom = shot.box
         assert 0 <= left <= right <= 1 and 0 <= top <= bottom <= 1
+
+
+@pytest.mark.parametrize("roll", [90.0, -90.0, 89.999999, 180.0])
+def test_a_camera_on_its_side_takes_pictures_too(roll):
+    style = style_of("varied", {"roll_deg": [roll, roll], "studio": 0.0})
+    model = sample_car(np.random.default_rng(0), "suv")
+    for seed in range(4):
+        shot = photograph(model, draw_scene(np.random.default_rng(seed), style, []), size_px=24, photo=None)
+        assert shot.image_HW3.std() > 5
