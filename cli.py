@@ -718,7 +718,7 @@ def mnistm(mnist_root: Path | None, photos: Path, out: Path | None, seed: int, d
     "--models",
     required=True,
     metavar="DIR|cars",
-    help="A folder of 3-D models per class, or `cars`: procedural cars.",
+    help="A folder of 3-D models per class, or `cars`: procedural cars (a folder of that name is ./cars).",
 )
 @click.option(
     "--classes",
@@ -733,7 +733,12 @@ def mnistm(mnist_root: Path | None, photos: Path, out: Path | None, seed: int, d
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the look: `elevation_deg=[0,20]`, `margin=none`."
 )
 @click.option("--backgrounds", metavar="DIR", help="Photos to put behind the models.")
-@click.option("--up", default="auto", show_default=True, help="Axis that points up in the files: x, y, z, -x, -y, -z.")
+@click.option(
+    "--up",
+    default="auto",
+    show_default=True,
+    help="Axis that points up in the files: x, y, z, -x, -y, -z; guessed as for vehicles.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--workers", type=int, help="Processes.  [default: one per core]")
 def render(models: str, classes: str | None, look: str, settings: tuple[str, ...], **options: Any) -> None:
@@ -809,8 +814,13 @@ def sheet(images: str, out_path: Path, **options: Any) -> None:
     """
     from dann.train.contact_sheet import write_contact_sheet
 
-    write_contact_sheet(images, out_path, on_note=partial(click.echo, err=True), **options)
+    left_out: list[str] = []
+    write_contact_sheet(images, out_path, on_note=left_out.append, **options)
+    for note in left_out:
+        click.echo(note, err=True)
     click.echo(str(out_path))
+    if left_out:
+        raise click.exceptions.Exit(SOME_UNREADABLE)
 
 
 if __name__ == "__main__":

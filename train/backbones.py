@@ -40,6 +40,8 @@ def build_backbone(config: ModelConfig) -> nn.Module:
     Raises :class:`UsageError` for an unknown name, :class:`UnavailableError` where weights cannot be downloaded.
     """
     name = config.backbone
+    if config.mix_style and name not in ("conv6", "conv9"):
+        raise UsageError(f"model.mix_style is {config.mix_style}; {name!r} does not mix styles, conv6 and conv9 do")
     if name in _OWN:
         if config.weights == "DEFAULT":
             raise UsageError(f"backbone {name!r} has no published weights; use --weights none or a file")

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dann.infer.errors import UsageError
+from dann.infer.errors import DannError, UsageError
 from dann.infer.preprocess import PreprocessSpec
 from dann.infer.results import WholeFile
 from dann.train.data_spec import Files, Found, Pixels, Role, Split, find
@@ -19,6 +19,7 @@ from dann.train.named_sets import default_data_root
 _ROWS_WITHOUT_CLASSES = 5
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
 _GAP_PX = 3
+_LARGEST_JPEG_PX = 65_500
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -28,7 +29,14 @@ def write_contact_sheet(spec: str, out_path: Path, **options: Any) -> None:
     if suffix not in _SUFFIXES:
         raise UsageError(f"the output is {str(out_path)!r}; expected a name that ends in .jpg or .png")
     with WholeFile(out_path) as file:  # entered first: a place that cannot be written to is refused before the work
-        file.write(cv2.imencode(suffix, contact_sheet(spec, **options)[:, :, ::-1])[1].tobytes())
+        sheet = contact_sheet(spec, **options)
+        height, width, _ = sheet.shape
+        if suffix != ".png" and max(height, width) > _LARGEST_JPEG_PX:
+            raise UsageError(
+                f"the sheet is {width} × {height} pixels, and JPEG ends at {_LARGEST_JPEG_PX:,}: write a .png, or "
+                "fewer or smaller images"
+            )
+        file.write(cv2.imencode(suffix, sheet[:, :, ::-1])[1].tobytes())
 
 
 def contact_sheet(
@@ -46,7 +54,7 @@ def contact_sheet(
 
     ``split`` and ``role`` choose within a named set. Gives uint8 RGB (H, W, 3); each image is letterboxed into a square
     of ``size_px``. Images that cannot be read are left out, and ``on_note`` is told. Raises :class:`UsageError` where
-    the spec cannot be used, :class:`DannError` where none of a row's images can be read.
+    the spec cannot be used.
     """
     if not 1 <= columns <= 100 or not 16 <= size_px <= 1024:
         raise UsageError(f"{columns} columns of {size_px} px; expected 1 to 100 of 16 to 1024 px")
@@ -75,11 +83,15 @@ def _read(found: Found, indices: np.ndarray, preprocess: PreprocessSpec, note: C
     content = found.content
     if isinstance(content, Pixels):
         images = images_from_arrays(content.images[indices], [str(content.names[int(i)]) for i in indices], preprocess)
-    else:
-        paths = [content.paths[i] for i in indices]
+        return images.read(np.arange(len(images)))
+    paths = [content.paths[i] for i in indices]
+    try:
         images, _ = images_from_files(paths, content.root, preprocess, memory_budget_bytes=2**30)
-        for path, reason in images.skipped:
-            note(f"left out {path}: {reason}")
+    except DannError as error:  # none of them can be read
+        note(f"left out: {error}")
+        return np.zeros((0, preprocess.height, preprocess.width, 3), np.uint8)
+    for path, reason in images.skipped:
+        note(f"left out {path}: {reason}")
     return images.read(np.arange(len(images)))
 
 

@@ -17,20 +17,21 @@ _SMALLEST_VARIANCE = 1e-6
 class MixStyle(nn.Module):
     """In training, half of the images (N, C, H, W) take a mix of their own and of another's style; all else passes.
 
-    The other image is any of the batch, in random order. No gradient flows through means and deviations. The random
-    numbers are those of torch's generator of the host, so they do not depend on the device.
+    The other image is any of the pass, in random order: one of the same domain, unless both domains go through the
+    network together (``model.bn = "shared"``). No gradient flows through means and deviations. The random numbers are
+    those of torch's generator of the host, so they do not depend on the device.
     """
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         if not self.training:
             return x_NCHW
-        count = len(x_NCHW)
+        count, full = len(x_NCHW), x_NCHW.detach().float()  # a square may overflow in half precision
         weight_N = torch.distributions.Beta(_ALPHA, _ALPHA).sample((count,))
-        own_N = torch.where(torch.rand(count) < _SHARE, weight_N, 1.0)
-        own = own_N.to(x_NCHW.device, x_NCHW.dtype).view(-1, 1, 1, 1)
+        own = torch.where(torch.rand(count) < _SHARE, weight_N, 1.0).to(x_NCHW.device).view(-1, 1, 1, 1)
         other_N = torch.randperm(count).to(x_NCHW.device)
-        mean = x_NCHW.mean(dim=(2, 3), keepdim=True).detach()
-        deviation = (x_NCHW.var(dim=(2, 3), keepdim=True, correction=0) + _SMALLEST_VARIANCE).sqrt().detach()
+        mean = full.mean(dim=(2, 3), keepdim=True)
+        deviation = (full.var(dim=(2, 3), keepdim=True, correction=0) + _SMALLEST_VARIANCE).sqrt()
         mixed_mean = own * mean + (1 - own) * mean[other_N]
         mixed_deviation = own * deviation + (1 - own) * deviation[other_N]
-        return (x_NCHW - mean) * (mixed_deviation / deviation) + mixed_mean
+        scale = mixed_deviation / deviation
+        return x_NCHW * scale.to(x_NCHW.dtype) + (mixed_mean - mean * scale).to(x_NCHW.dtype)

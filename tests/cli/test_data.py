@@ -162,6 +162,9 @@ def test_a_sheet_shows_what_was_rendered(cad: Path):
     )
     picture = cv2.imread("sheet.png")
     assert picture is not None and picture.shape[0] == 3 + 2 * 99
+    (Path("made") / "car" / "00000.jpg").write_bytes(b"")
+    ran = dann("data", "sheet", "--images", "made", "--out-path", "sheet.png", "--columns", "20")
+    assert ran.exit_code == 3 and "00000.jpg" in ran.stderr
     refused(dann("data", "sheet", "--images", "made", "--out-path", "sheet.gif"), 2, "'sheet.gif'", ".jpg or .png")
     refused(dann("data", "sheet", "--images", "nowhere"), 2, "'nowhere'")
 

@@ -60,6 +60,12 @@ def test_mixing_styles_changes_neither_the_names_of_the_weights_nor_the_network_
     assert not torch.equal(mixing.train()(images), plain.train()(images))
 
 
+@pytest.mark.parametrize("name", ["dann-mnist", "resnet18"])
+def test_networks_that_mix_no_styles_are_not_asked_to(name: str):
+    with pytest.raises(UsageError, match="conv6 and conv9 do"):
+        build(name, mix_style=1)
+
+
 @pytest.mark.parametrize(
     ("name", "features"), [("resnet18", 512), ("mobilenet_v3_small", 1024), ("shufflenet_v2_x0_5", 1024)]
 )

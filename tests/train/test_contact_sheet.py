@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dann.infer.errors import DannError, UsageError
+from dann.infer.errors import UsageError
 from dann.train.contact_sheet import contact_sheet, write_contact_sheet
 
 COLOURS = {"blue car": (20, 40, 220), "grün": (30, 200, 40)}
@@ -60,8 +60,17 @@ def test_a_broken_image_is_left_out(folder: Path):
     assert str(folder / "grün" / "0.png") in note and "left out" in note
     for path in (folder / "grün").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(DannError, match="none of 3 images can be read"):
-        contact_sheet(str(folder))
+    sheet = contact_sheet(str(folder), columns=4, size_px=32, on_note=notes.append)
+    assert "none of 3 images can be read" in notes[-1] and "grün" in notes[-1]
+    assert share_of(sheet, COLOURS["grün"]) == 0 < share_of(sheet, COLOURS["blue car"])
+
+
+def test_a_sheet_too_large_for_jpeg_is_refused(tmp_path: Path):
+    images, labels = np.zeros((700, 4, 4), np.uint8), np.arange(700)
+    np.savez(tmp_path / "many.npz", x=images, y=labels)
+    with pytest.raises(UsageError, match=r"JPEG ends at 65,500: write a \.png"):
+        write_contact_sheet(str(tmp_path / "many.npz"), tmp_path / "sheet.jpg", columns=1)
+    write_contact_sheet(str(tmp_path / "many.npz"), tmp_path / "sheet.png", columns=1, size_px=16)
 
 
 @pytest.mark.parametrize("options", [{"columns": 0}, {"size_px": 4000}])

@@ -64,3 +64,8 @@ def test_the_same_seed_mixes_the_same():
     first = MixStyle()(images)
     torch.manual_seed(2)
     assert torch.equal(first, MixStyle()(images))
+
+
+def test_half_precision_does_not_overflow():
+    mixed = MixStyle()((1000 * styles(32)).half())
+    assert mixed.dtype == torch.half and mixed.isfinite().all()

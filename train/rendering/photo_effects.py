@@ -7,7 +7,7 @@ from dann.infer.preprocess import decode
 from dann.train.rendering.scene import Scene
 
 
-def expose(picture_HW3: np.ndarray, scene: Scene) -> np.ndarray:
+def through_lens(picture_HW3: np.ndarray, scene: Scene) -> np.ndarray:
     """What the lens does to a finished scene: defocus and motion blur. float32 RGB in 0…1, any size."""
     side = max(picture_HW3.shape) / 1000
     picture_HW3 = blur(picture_HW3, side * scene.defocus)

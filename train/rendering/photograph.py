@@ -12,7 +12,7 @@ import numpy as np
 
 from dann.train.rendering import backdrops
 from dann.train.rendering.mesh import Mesh, dot, unit
-from dann.train.rendering.photo_effects import develop, expose
+from dann.train.rendering.photo_effects import develop, through_lens
 from dann.train.rendering.raster import Camera, Fragments, frame_cropped, frame_square, look_at, rasterise
 from dann.train.rendering.scene import DRAWN_BACKDROP, STUDIO_BACKDROP, Scene
 from dann.train.rendering.shading import Light, Look, daylight_of, light_of, shade, to_display
@@ -56,7 +56,7 @@ def photograph(model: Model, scene: Scene, *, size_px: int, photo: Callable[[str
     covered_P = _draw(picture, model, mesh, camera, light, scene)
     if scene.occluder:
         backdrops.occlude(scene.rng(1), picture, scene.occluder)
-    picture = expose(picture, scene)
+    picture = through_lens(picture, scene)
     small = max(1, round(width / _SUPERSAMPLING)), max(1, round(height / _SUPERSAMPLING))
     picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
     return Shot(develop(picture, scene), _box(covered_P, height, width), len(covered_P) / (height * width))

@@ -485,6 +485,15 @@ def test_an_empty_image_and_a_damaged_table_are_made_again(models, tmp_path):
 # ---- backgrounds ----
 
 
+@pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1)])
+def test_a_background_may_have_any_shape(size, models, tmp_path):
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite(str(tmp_path / "photos" / "line.png"), np.full((*size, 3), 90, np.uint8))
+    style = replace(VARIED, photo=1.0, studio=0.0)
+    done = render_models(models, tmp_path / "out", **SMALL, style=style, backgrounds=tmp_path / "photos")
+    assert (done.images, done.failed) == (10, [])
+
+
 def test_photos_stand_behind_the_models(models, photos, tmp_path):
     style = style_of(
         "studio", {"studio": 0, "photo": 1, "margin": [0.2, 0.2], "shadow": [0, 0], "elevation_deg": [0, 5]}

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dann.train.rendering.photo_effects import develop, expose
+from dann.train.rendering.photo_effects import develop, through_lens
 from dann.train.rendering.scene import draw_scene
 from dann.train.rendering.styles import STUDIO
 
@@ -17,7 +17,7 @@ def _random(low, high):
 
 def test_studio_leaves_the_picture_alone():
     picture = _random(0, 1)
-    assert np.array_equal(expose(picture, PLAIN), picture)
+    assert np.array_equal(through_lens(picture, PLAIN), picture)
     assert np.array_equal(develop(picture, PLAIN), np.round(picture * 255).astype(np.uint8))
 
 
@@ -55,7 +55,7 @@ def test_vignette_darkens_the_corners_only():
 def test_blur_spreads_an_edge_and_keeps_the_light(effect):
     edge = np.zeros((48, 48, 3), np.float32)
     edge[16:32, 16:32] = 1
-    blurred = expose(edge, replace(PLAIN, **effect))
+    blurred = through_lens(edge, replace(PLAIN, **effect))
     assert ((blurred > 0.1) & (blurred < 0.9)).sum() > 50
     assert blurred.sum() == pytest.approx(edge.sum(), rel=0.01)
 
@@ -64,7 +64,8 @@ def test_motion_blur_runs_along_its_angle():
     dot = np.zeros((49, 49, 3), np.float32)
     dot[24, 24] = 1
     across, down = (
-        expose(dot, replace(PLAIN, motion=200.0, motion_angle_deg=angle))[..., 0].nonzero() for angle in (0.0, 90.0)
+        through_lens(dot, replace(PLAIN, motion=200.0, motion_angle_deg=angle))[..., 0].nonzero()
+        for angle in (0.0, 90.0)
     )
     assert (np.ptp(across[0]), np.ptp(down[1])) == (0, 0) and np.ptp(across[1]) == np.ptp(down[0]) > 6
 
@@ -73,8 +74,8 @@ def test_blur_grows_with_the_image():
     """The same scene at twice the size is the same picture, twice as large."""
     edge = np.zeros((48, 48, 3), np.float32)
     edge[:, 24:] = 1
-    small = expose(edge, replace(PLAIN, defocus=40.0))
-    large = expose(np.repeat(np.repeat(edge, 2, axis=0), 2, axis=1), replace(PLAIN, defocus=40.0))
+    small = through_lens(edge, replace(PLAIN, defocus=40.0))
+    large = through_lens(np.repeat(np.repeat(edge, 2, axis=0), 2, axis=1), replace(PLAIN, defocus=40.0))
     assert large[::2, ::2] == pytest.approx(small, abs=0.12)
 
 
