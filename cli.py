@@ -326,7 +326,7 @@ def _setting(text: str) -> tuple[str, Any]:
     """``optimiser.lr=0.01`` → its key and value; the value in TOML, or else taken as text."""
     key, equals, value = text.partition("=")
     if not equals:
-        raise UsageError(f"--set {text!r} is not KEY=VALUE, as in --set optimiser.momentum=0.9")
+        raise UsageError(f"--set is {text!r}; expected KEY=VALUE, as in momentum=0.9 or range=[0,20]")
     try:
         return key, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:

@@ -44,6 +44,6 @@ def _checked(hint: Any, value: Any, name: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint not in (int, float, str, bool) or type(value) is not hint:
-        expected = "a list" if origin is tuple else getattr(hint, "__name__", hint)
+        expected = "a list, as in [1, 2]" if origin is tuple else getattr(hint, "__name__", hint)
         raise UsageError(f"{name} is {value!r}; expected {expected}")
     return value

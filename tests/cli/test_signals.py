@@ -78,11 +78,12 @@ def test_a_stopped_rendering_leaves_nothing(number: signal.Signals, exit_code: i
 @SIGNALS
 def test_a_stopped_rendering_of_models_keeps_what_is_done(number: signal.Signals, exit_code: int, place: Path):
     options = "--models cars --out made --per-class 300 --size 16 --workers 1".split()
-    ran = stopped_at("render: 16/1500", start("data", "render", *options), number)
+    ran = stopped_at("render: 4/1500", start("data", "render", *options), number)
     said = "interrupted" if number == signal.SIGINT else "terminated"
-    assert (ran.exit_code, ran.stdout, ran.stderr) == (exit_code, "", f"error: {said}\n")
+    kept = "what was rendered is kept; the same command goes on with it\n"
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (exit_code, "", f"{kept}error: {said}\n")
     images = list(Path("made").glob("*/*.jpg"))
-    assert 16 <= len(images) < 1500 and not list(Path("made").glob("**/*.partial"))
+    assert 4 <= len(images) < 1500 and not list(Path("made").glob("**/*.partial"))
     ran = stopped_at("render: ", start("data", "render", *options), number)
     assert len(list(Path("made").glob("*/*.jpg"))) > len(images)
 

@@ -261,7 +261,7 @@ def test_results_that_cannot_be_printed_are_written_all_the_same(finished: Path)
         (["--set", "optimizer.lr=1"], 2, ["unknown setting 'optimizer'", "did you mean 'optimiser'?"]),
         (["--set", "optimiser.lrr=1"], 2, ["unknown setting 'optimiser.lrr'", "did you mean 'optimiser.lr'?"]),
         (["--set", "optimiser.lr=fast"], 2, ["optimiser.lr is 'fast'", "expected float"]),
-        (["--set", "lr"], 2, ["--set 'lr'", "KEY=VALUE"]),
+        (["--set", "lr"], 2, ["'lr'", "KEY=VALUE"]),
         (["--mode", "dan"], 2, ["'dan'", "did you mean 'dann'?"]),
         (["--size", "big"], 2, ["--size is 'big'", "96x128"]),
         (["--size", "16x"], 2, ["--size is '16x'", "96x128"]),

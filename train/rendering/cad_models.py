@@ -38,6 +38,7 @@ _STRAY = 20.0  # a part this many times further out than 99 % of the surface doe
 _FLAT = 0.02  # smallest over largest side of what can only be a drawing or a ground plane
 _HUGE = 1e60  # coordinates beyond this overflow in areas
 _TEXTURE_PX = 2048
+_MANY = 300_000  # triangles; an image of a thousand pixels shows no more than those of a third as many
 _PLAIN = 0.5  # sRGB grey of a surface without colour
 _GLASS = re.compile(r"glass|window|windscreen|windshield", re.IGNORECASE)
 _TO_LINEAR = ((np.arange(256) / 255.0) ** 2.2).astype(np.float32)
@@ -128,6 +129,8 @@ def load_model(path: Path, up: str = "auto") -> CadModel:
         corner = np.repeat(kept_T, 3)
         colour_C3, uv_C2, part_T = colour_C3[corner], uv_C2[corner], part_T[kept_T]
     triangles_T3 = np.arange(len(corners_C3)).reshape(-1, 3)
+    if len(triangles_T3) > _MANY:
+        notes.append("so many triangles take long and much memory, and show no more than 100,000 do: simplify it")
     up, note = _choose_up(corners_C3, triangles_T3, up, _CONVENTION[path.suffix.lower()])
     notes += [note] if note else []
     corners_C3, size = _stand(corners_C3, up)

@@ -219,6 +219,7 @@ _COLUMNS = (
     "right",
     "bottom",
     "coverage",
+    "distance_m",
     *scenes.columns(),
 )
 
@@ -251,7 +252,7 @@ def _render_batch(
             continue
         save_image(out / job.path, shot.image_HW3, _ENCODING)
         seed = "-".join(str(part) for part in job.seed)
-        place = [f"{share:.4f}" for share in (*shot.box, shot.coverage)]
+        place = [f"{share:.4f}" for share in (*shot.box, shot.coverage, shot.distance)]
         rows.append([job.path, job.body_class, job.model, kind, seed, *place, *scenes.cells(scene)])
     return _Batch(len(jobs), rows, failed)
 

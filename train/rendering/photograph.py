@@ -41,6 +41,8 @@ class Shot:
     """Left, top, right and bottom of the object, as shares of the image."""
     coverage: float
     """Share of the pixels that the object takes, what stands before it not counted."""
+    distance: float
+    """Metres from the camera to the middle of the object."""
 
 
 def photograph(model: Model, scene: Scene, *, size_px: int, photo: Callable[[str], np.ndarray] | None = None) -> Shot:
@@ -59,7 +61,13 @@ def photograph(model: Model, scene: Scene, *, size_px: int, photo: Callable[[str
     picture = through_lens(picture, scene)
     small = max(1, round(width / _SUPERSAMPLING)), max(1, round(height / _SUPERSAMPLING))
     picture = cv2.resize(picture, small, interpolation=cv2.INTER_AREA)
-    return Shot(develop(picture, scene), _box(covered_P, height, width), len(covered_P) / (height * width))
+    low, high = mesh.outline_N3.min(axis=0), mesh.outline_N3.max(axis=0)
+    return Shot(
+        image_HW3=develop(picture, scene),
+        box=_box(covered_P, height, width),
+        coverage=len(covered_P) / (height * width),
+        distance=float(np.linalg.norm(camera.position - (low + high) / 2)),
+    )
 
 
 def _camera(mesh: Mesh, scene: Scene, size: int) -> tuple[Camera, int, int]:

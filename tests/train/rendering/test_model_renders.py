@@ -115,6 +115,7 @@ def test_every_class_gets_its_images_spread_over_its_models(models, renders):
 def test_the_table_has_all_numbers_of_every_scene(renders):
     for row in _rows(renders):
         assert set(scene.columns()) < set(row) and None not in row and None not in row.values()
+        assert 3 < float(row["distance_m"]) < 5.5 * VARIED.focal_mm[1] / 36
         assert 0 <= float(row["elevation_deg"]) <= VARIED.elevation_deg[1]
         left, top, right, bottom = (float(row[side]) for side in ("left", "top", "right", "bottom"))
         assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1 and 0.1 < float(row["coverage"]) < 1

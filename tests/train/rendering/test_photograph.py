@@ -193,3 +193,13 @@ def test_a_camera_on_its_side_takes_pictures_too(roll):
     for seed in range(4):
         shot = photograph(model, draw_scene(np.random.default_rng(seed), style, []), size_px=24, photo=None)
         assert shot.image_HW3.std() > 5
+
+
+def test_a_longer_lens_stands_further_away():
+    near, far = (
+        photograph(Block(), replace(BEFORE_PHOTO, focal_mm=mm), size_px=24, photo=lambda name: MAGENTA)
+        for mm in (40, 120)
+    )
+    assert far.distance == pytest.approx(3 * near.distance)
+    corners = Block().mesh.vertices_V3
+    assert near.distance == pytest.approx(np.linalg.norm(np.ptp(corners, axis=0)) * 40 / 36, rel=0.01)
