@@ -41,7 +41,9 @@ def build_backbone(config: ModelConfig) -> nn.Module:
     """
     name = config.backbone
     if config.mix_style and name not in ("conv6", "conv9"):
-        raise UsageError(f"model.mix_style is {config.mix_style}; {name!r} does not mix styles, conv6 and conv9 do")
+        raise UsageError(
+            f"model.mix_style is {config.mix_style}; {name!r} does not mix styles, conv6 and conv9 do: set it to 0"
+        )
     if name in _OWN:
         if config.weights == "DEFAULT":
             raise UsageError(f"backbone {name!r} has no published weights; use --weights none or a file")
