@@ -119,6 +119,12 @@ def fit(image_HWC: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
     return _scale(image_HWC, spec.height, spec.width, spec.interpolation)
 
 
+def shrunk(image_HWC: np.ndarray, scale: float) -> np.ndarray:
+    """The image at ``scale`` of its size, below 1; a side has a pixel at least."""
+    height, width = (max(1, round(side * scale)) for side in image_HWC.shape[:2])
+    return cv2.resize(image_HWC, (width, height), interpolation=cv2.INTER_AREA)
+
+
 def _scale(image_HWC: np.ndarray, height: int, width: int, interpolation: Interpolation) -> np.ndarray:
     if image_HWC.shape[:2] == (height, width):
         return np.ascontiguousarray(image_HWC)

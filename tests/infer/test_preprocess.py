@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dann.infer.errors import ImageError, UsageError
-from dann.infer.preprocess import PreprocessSpec, decode, fit, load_image
+from dann.infer.preprocess import PreprocessSpec, decode, fit, load_image, shrunk
 
 GREY = 114
 
@@ -83,6 +83,11 @@ def test_letterbox_pads_the_shorter_side_with_grey(upright):
 def test_any_image_comes_out_at_the_size_of_the_spec(resize, size):
     out = fit(noise(*size), spec(4, 6, resize=resize))
     assert out.shape == (4, 6, 3) and out.dtype == np.uint8 and out.flags.c_contiguous
+
+
+@pytest.mark.parametrize(("size", "expected"), [((3000, 1), (30, 1)), ((1, 3000), (1, 30)), ((600, 3000), (6, 30))])
+def test_a_shrunk_image_keeps_a_pixel_of_each_side(size, expected):
+    assert shrunk(np.full((*size, 3), 7, np.uint8), 1 / 100).shape == (*expected, 3)
 
 
 def test_an_image_of_the_right_size_is_not_touched():

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import cv2
 import numpy as np
 
 from dann.infer.errors import DannError, missing_extra
+from dann.infer.preprocess import shrunk
 from dann.train.rendering.mesh import Mesh, dot, face_normals, unit
 from dann.train.rendering.raster import Fragments
 from dann.train.rendering.scene import Scene
@@ -38,7 +38,7 @@ _STRAY = 20.0  # a part this many times further out than 99 % of the surface doe
 _FLAT = 0.02  # smallest over largest side of what can only be a drawing or a ground plane
 _HUGE = 1e60  # coordinates beyond this overflow in areas
 _TEXTURE_PX = 2048
-_MANY = 300_000  # triangles; an image of a thousand pixels shows no more than those of a third as many
+_MANY = 300_000  # triangles
 _PLAIN = 0.5  # sRGB grey of a surface without colour
 _GLASS = re.compile(r"glass|window|windscreen|windshield", re.IGNORECASE)
 _TO_LINEAR = ((np.arange(256) / 255.0) ** 2.2).astype(np.float32)
@@ -130,7 +130,7 @@ def load_model(path: Path, up: str = "auto") -> CadModel:
         colour_C3, uv_C2, part_T = colour_C3[corner], uv_C2[corner], part_T[kept_T]
     triangles_T3 = np.arange(len(corners_C3)).reshape(-1, 3)
     if len(triangles_T3) > _MANY:
-        notes.append("so many triangles take long and much memory, and show no more than 100,000 do: simplify it")
+        notes.append("so many triangles take long and much memory: simplify it")
     up, note = _choose_up(corners_C3, triangles_T3, up, _CONVENTION[path.suffix.lower()])
     notes += [note] if note else []
     corners_C3, size = _stand(corners_C3, up)
@@ -369,12 +369,6 @@ def _pyramid(image_HW3: np.ndarray) -> tuple[np.ndarray, ...]:
     while min(levels[-1].shape[:2]) >= 4:
         levels.append(shrunk(levels[-1], 0.5))
     return tuple(levels)
-
-
-def shrunk(image_HW3: np.ndarray, scale: float) -> np.ndarray:
-    """The image at ``scale`` of its size, below 1; a side has a pixel at least."""
-    height, width = (max(1, round(side * scale)) for side in image_HW3.shape[:2])
-    return cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _texel(texture_HW3: np.ndarray, uv_P2: np.ndarray) -> np.ndarray:

@@ -10,9 +10,9 @@ import numpy as np
 from dann.infer.bundle import sha256_of
 from dann.infer.errors import DannError, ImageError, UsageError, unknown_name
 from dann.infer.images import find_images, is_clutter
-from dann.infer.preprocess import decode, read_bytes
+from dann.infer.preprocess import decode, read_bytes, shrunk
 from dann.train.data_spec import checked_classes
-from dann.train.rendering.cad_models import MODEL_SUFFIXES, CadModel, ModelError, load_model, shrunk
+from dann.train.rendering.cad_models import MODEL_SUFFIXES, CadModel, ModelError, load_model
 from dann.train.rendering.car_proportions import BODY_CLASSES, CLASSES
 from dann.train.rendering.render_pool import run_tasks
 

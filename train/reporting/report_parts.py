@@ -14,6 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from dann.infer.errors import UsageError
+from dann.infer.preprocess import shrunk
 from dann.train.data import ImageSet
 from dann.train.evaluate import calibration_error, confidence_bins, evaluation_subset, scores
 from dann.train.reporting import figures
@@ -385,7 +386,6 @@ def _data_uri(image_HWC: np.ndarray) -> str:
     if side <= _LOSSLESS_PX:
         kind, encoded = "png", cv2.imencode(".png", image_HWC[..., ::-1])[1]
     else:
-        scale = min(1.0, _THUMBNAIL_PX / side)
-        small = cv2.resize(image_HWC, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        small = shrunk(image_HWC, _THUMBNAIL_PX / side) if side > _THUMBNAIL_PX else image_HWC
         kind, encoded = "jpeg", cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])[1]
     return f"data:image/{kind};base64,{b64encode(encoded.tobytes()).decode()}"
