@@ -34,8 +34,8 @@ def run_tasks(work: Callable[[Task], Result], tasks: Sequence[Task], workers: in
             yield done.result()
     except BrokenProcessPool as error:
         raise DannError(
-            "a process that rendered ended unexpectedly, as when memory runs out; what was rendered is kept. Try fewer "
-            'processes (--workers, or workers=), and in a script render under `if __name__ == "__main__":`'
+            "a process that rendered ended unexpectedly, as when memory runs out. Try fewer processes (--workers, or "
+            'workers=), and in a script render under `if __name__ == "__main__":`'
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
