@@ -5,7 +5,7 @@ Public names, imported on first use so that ``dann data …`` and configuration 
     TrainConfig, resolve                    what a run is made of
     fit, resume, TrainResult                run it
     evaluate_run                            scores of a finished run
-    gradient_reversal                       the layer itself
+    gradient_reversal, …_fork               the layer itself, and with the branching before it
     DomainAdversarialNetwork                the three networks
     open_labelled, open_unlabelled          data specs
 """
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dann.train.loop import resume as resume
     from dann.train.model import DomainAdversarialNetwork as DomainAdversarialNetwork
     from dann.train.reversal import gradient_reversal as gradient_reversal
+    from dann.train.reversal import gradient_reversal_fork as gradient_reversal_fork
     from dann.train.run_evaluation import evaluate_run as evaluate_run
     from dann.train.settings import TrainConfig as TrainConfig
 
@@ -32,6 +33,7 @@ _HOME = {
     "open_unlabelled": "data",
     "evaluate_run": "run_evaluation",
     "gradient_reversal": "reversal",
+    "gradient_reversal_fork": "reversal",
     "TrainResult": "loop",
     "fit": "loop",
     "resume": "loop",
@@ -44,6 +46,7 @@ __all__ = [
     "evaluate_run",
     "fit",
     "gradient_reversal",
+    "gradient_reversal_fork",
     "open_labelled",
     "open_unlabelled",
     "resolve",

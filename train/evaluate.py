@@ -127,7 +127,7 @@ def outputs(
             features_ND = network.features(to_float(torch.from_numpy(pixels_NHWC).to(device)), domain)
             logits_NK = network.label_classifier(features_ND)
             labels.append(logits_NK.cpu().numpy())
-            domains.append(network.domain_logits(features_ND, 0.0, logits_NK).cpu().numpy())
+            domains.append(network.domain_logits(features_ND, logits_NK).cpu().numpy())
             features.append(features_ND.cpu().numpy())
     return Outputs(
         logits_NK=np.concatenate(labels), domain_logits_N=np.concatenate(domains), features_ND=np.concatenate(features)

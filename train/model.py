@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from dann.train.backbones import build_backbone, feature_width, is_own_backbone
 from dann.train.batch_norm import SOURCE, TARGET, DomainBatchNorm, per_domain
 from dann.train.objectives.cdan import multilinear_map
-from dann.train.reversal import gradient_reversal
 from dann.train.settings import ModelConfig
 
 _MEAN_STD = {
@@ -84,9 +83,11 @@ class DomainAdversarialNetwork(nn.Module):
             return source_ND, target_ND
         return self.features(source_NCHW, SOURCE), self.features(target_NCHW, TARGET)
 
-    def domain_logits(self, features_ND: Tensor, lam: float | Tensor, logits_NK: Tensor | None = None) -> Tensor:
-        """Domain logits (N,), behind the gradient reversal with factor ``lam``; CDAN needs the label logits too."""
-        reversed_ND = gradient_reversal(features_ND, lam)
+    def domain_logits(self, reversed_ND: Tensor, logits_NK: Tensor | None = None) -> Tensor:
+        """Domain logits (N,); CDAN needs the label logits too.
+
+        To train against, the features come through :func:`~dann.train.reversal.gradient_reversal`.
+        """
         if self.conditioning is not None:
             reversed_ND = self.conditioning(reversed_ND, logits_NK)
         return self.domain_classifier(reversed_ND).squeeze(1)

@@ -20,6 +20,7 @@ from dann.train.mix_style import MixStyle
 from dann.train.model import DomainAdversarialNetwork
 from dann.train.objectives import adamatch, adversarial, cdan, refinement, self_ensembling, target_outputs, vat
 from dann.train.objectives.supervised import label_loss
+from dann.train.reversal import gradient_reversal_fork
 from dann.train.settings import ObjectivesConfig
 
 
@@ -94,15 +95,19 @@ class TrainingStep(nn.Module):
         network, objectives, terms = self.network, self.objectives, _Terms()
         source_NCHW, target_NCHW = batch.labelled_NCHW, batch.target_views[0]
         source_ND, target_ND = network.features_of_both(source_NCHW, target_NCHW)
+        lam = pace.lam * (
+            objectives.dann or objectives.cdan
+        )  # their weight is on λ: the domain classifier learns fully
+        source_ND, source_reversed_ND = gradient_reversal_fork(source_ND, lam)
+        target_ND, target_reversed_ND = gradient_reversal_fork(target_ND, lam)
         source_NK, target_NK = network.label_classifier(source_ND), network.label_classifier(target_ND)
 
         label_NK = source_NK
         if objectives.adamatch and network.joint_pass:
             label_NK = self._interpolated(source_NCHW, source_NK)
         terms.add("label", 1.0, lambda: label_loss(label_NK, batch.labels_N))
-        if objectives.adversarial:  # their weight is a factor on λ, so the domain classifier learns at full rate
-            lam = pace.lam * (objectives.dann or objectives.cdan)
-            domain = self._domain_loss(source_ND, source_NK, target_ND, target_NK, lam, terms)
+        if objectives.adversarial:
+            domain = self._domain_loss(source_reversed_ND, source_NK, target_reversed_ND, target_NK, terms)
             terms.add("domain", 1.0, lambda: domain)
         with frozen_running_statistics(network):
             terms.add("vat_source", pace.warmup * objectives.vat_source, partial(self._vat, source_NCHW, SOURCE))
@@ -142,10 +147,10 @@ class TrainingStep(nn.Module):
             terms.values["confident_share"] = share
 
     def _domain_loss(
-        self, source_ND: Tensor, source_NK: Tensor, target_ND: Tensor, target_NK: Tensor, lam: float, terms: _Terms
+        self, source_ND: Tensor, source_NK: Tensor, target_ND: Tensor, target_NK: Tensor, terms: _Terms
     ) -> Tensor:
-        source_N = self.network.domain_logits(source_ND, lam, source_NK)
-        target_N = self.network.domain_logits(target_ND, lam, target_NK)
+        source_N = self.network.domain_logits(source_ND, source_NK)
+        target_N = self.network.domain_logits(target_ND, target_NK)
         terms.values["domain_accuracy"] = adversarial.domain_accuracy(source_N, target_N)
         if self.objectives.cdan and self.objectives.cdan_entropy:
             weights = cdan.entropy_weights(source_NK), cdan.entropy_weights(target_NK)

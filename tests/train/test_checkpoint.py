@@ -13,6 +13,7 @@ from dann.train import checkpoint
 from dann.train.adaptation_state import AdaptationState
 from dann.train.distributed import World
 from dann.train.model import DomainAdversarialNetwork
+from dann.train.reversal import gradient_reversal
 from dann.train.settings import ModelConfig
 
 CLASSES = ("car", "van", "ümläut 车")
@@ -44,7 +45,7 @@ class State:
         self.optimiser.zero_grad()
         features = self.network.features(torch.rand(4, 3, 8, 8))
         logits = self.network.label_classifier(features)
-        (logits.sum() + self.network.domain_logits(features, 0.5).sum()).backward()
+        (logits.sum() + self.network.domain_logits(gradient_reversal(features, 0.5)).sum()).backward()
         self.optimiser.step()
         marginal = logits.detach().softmax(dim=1).mean(dim=0)
         self.adaptation.step(self.network, {"source_marginal_K": marginal}, World())

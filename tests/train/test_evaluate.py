@@ -94,7 +94,7 @@ def test_outputs_are_those_of_evaluation_mode_for_any_batch_size(network, labell
         features = network.feature_extractor(to_float(torch.from_numpy(images.read(np.arange(11)))))
         np.testing.assert_allclose(found.features_ND, features, atol=1e-5)
         np.testing.assert_allclose(found.logits_NK, network.label_classifier(features), atol=1e-5)
-        np.testing.assert_allclose(found.domain_logits_N, network.domain_logits(features, 1.0), atol=1e-5)
+        np.testing.assert_allclose(found.domain_logits_N, network.domain_logits(features), atol=1e-5)
 
 
 def test_the_domain_classifier_of_cdan_sees_the_logits_too(labelled):
@@ -103,7 +103,7 @@ def test_the_domain_classifier_of_cdan_sees_the_logits_too(labelled):
     with torch.no_grad():
         features = network.features(to_float(torch.from_numpy(labelled(0).images.read(np.arange(11)))), SOURCE)
         logits = network.label_classifier(features)
-        np.testing.assert_allclose(found.domain_logits_N, network.domain_logits(features, 0.0, logits), atol=1e-5)
+        np.testing.assert_allclose(found.domain_logits_N, network.domain_logits(features, logits), atol=1e-5)
 
 
 def test_each_set_is_judged_by_the_batch_statistics_of_its_domain(labelled):

@@ -10,6 +10,7 @@ from torch import nn
 
 from dann.train.batch_norm import SOURCE, TARGET, DomainBatchNorm, single_domain
 from dann.train.model import DomainAdversarialNetwork, LocalContrast
+from dann.train.reversal import gradient_reversal
 from dann.train.settings import ModelConfig
 
 CONFIG = ModelConfig(backbone="conv6", width=0.1, label_hidden=(7, 6), domain_hidden=(5,))
@@ -33,7 +34,7 @@ def test_shapes():
     features = network.feature_extractor(images())
     assert features.shape == (4, 26)
     assert network(images()).shape == (4, 3)
-    assert network.domain_logits(features, 1.0).shape == (4,)
+    assert network.domain_logits(features).shape == (4,)
 
 
 def test_a_bottleneck_is_what_both_classifiers_see_and_what_is_adapted():
@@ -67,7 +68,7 @@ def test_only_the_features_are_reversed_and_the_domain_classifier_learns_at_full
     gradients = {}
     for lam in (0.0, 1.0, 0.25):
         network = build().eval()
-        network.domain_logits(network.feature_extractor(images()), lam).sum().backward()
+        network.domain_logits(gradient_reversal(network.feature_extractor(images()), lam)).sum().backward()
         gradients[lam] = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     for name, gradient in gradients[1.0].items():
         factor = 1.0 if name.startswith("domain_classifier") else 0.25
@@ -203,10 +204,10 @@ def test_the_domain_classifier_of_cdan_depends_on_features_and_classes():
     network = build(conditional=True).eval()
     features = network.features(images())
     logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
-    told = network.domain_logits(features, 1.0, logits)
+    told = network.domain_logits(features, logits)
     assert told.shape == (4,)
-    assert not torch.allclose(told, network.domain_logits(features, 1.0, logits.flip(1)))
-    assert not torch.allclose(told, network.domain_logits(features.flip(0), 1.0, logits))
+    assert not torch.allclose(told, network.domain_logits(features, logits.flip(1)))
+    assert not torch.allclose(told, network.domain_logits(features.flip(0), logits))
     assert linear_sizes(network.domain_classifier)[0] == (26 * 3, 5)
 
 
@@ -216,6 +217,6 @@ def test_the_features_are_reversed_in_cdan_too():
     found = {}
     for lam in (-1.0, 0.25):  # −1 is the plain gradient
         network, leaf = build(conditional=True), features.clone().requires_grad_()
-        network.domain_logits(leaf, lam, logits).sum().backward()
+        network.domain_logits(gradient_reversal(leaf, lam), logits).sum().backward()
         found[lam] = leaf.grad
     torch.testing.assert_close(found[0.25], -0.25 * found[-1.0])

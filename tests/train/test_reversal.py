@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd.gradcheck import GradcheckError
 
-from dann.train.reversal import gradient_reversal, gradient_reversal_ref
+from dann.train.reversal import gradient_reversal, reverse_ref
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -115,14 +115,12 @@ def test_gradcheck_fails_because_backward_is_not_the_derivative_of_forward():
 
 def test_the_reference_says_what_the_layer_sends_back():
     grad = random(4, dtype=torch.bfloat16)
-    assert torch.equal(
-        gradient_reversal_ref(grad, 0.3), reversed_gradient(torch.zeros(4, dtype=torch.bfloat16), 0.3, grad)
-    )
+    assert torch.equal(reverse_ref(None, grad, 0.3), reversed_gradient(torch.zeros(4, dtype=torch.bfloat16), 0.3, grad))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_reference_keeps_the_dtype_of_a_0d_gradient(dtype: torch.dtype):
-    assert gradient_reversal_ref(random(dtype=dtype), torch.tensor(0.5, dtype=torch.float64)).dtype == dtype
+    assert reverse_ref(None, random(dtype=dtype), torch.tensor(0.5, dtype=torch.float64)).dtype == dtype
 
 
 # torch 2.9 compiles any autograd function by making an instance of it, and warns of that
