@@ -156,10 +156,19 @@ def _compute(
         label = None if label is None else _laid_out_as(result, label)
         reversal_kernel.launch(label, _laid_out_as(result, domain), result, factor, nonfinite)
     else:
-        result.copy_(reverse_ref(label, domain, factor))
+        result.copy_(_by_torch(label, domain, factor))
         if nonfinite is not None:
             nonfinite += result.isfinite().logical_not().sum()
     return result
+
+
+def _by_torch(label: Tensor | None, domain: Tensor, lam: float | Tensor) -> Tensor:
+    """:func:`reverse_ref`, in float32 by torch's own fused multiply-add where λ is at hand as a number."""
+    if isinstance(lam, Tensor) and lam.device.type == "cpu":
+        lam = lam.item()
+    if label is None or label.dtype == torch.float64 or isinstance(lam, Tensor):
+        return reverse_ref(label, domain, lam)
+    return torch.add(label.float(), domain.float(), alpha=-lam).to(label.dtype)
 
 
 def _result_like(label: Tensor | None, domain: Tensor) -> Tensor:
