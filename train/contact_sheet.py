@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dann.infer.errors import DannError, UsageError
 from dann.infer.preprocess import PreprocessSpec
 from dann.infer.results import WholeFile
-from dann.train.data_spec import Files, Found, Pixels, Role, Split, find
+from dann.train.data_spec import Found, Pixels, Role, Split, find
 from dann.train.image_set import images_from_arrays, images_from_files
 from dann.train.named_sets import default_data_root
 
@@ -72,7 +72,7 @@ def contact_sheet(
 
 
 def _count(found: Found) -> int:
-    return len(found.content.paths) if isinstance(found.content, Files) else len(found.content.images)
+    return len(found.content.images) if isinstance(found.content, Pixels) else len(found.content)
 
 
 def _some(rng: np.random.Generator, indices: np.ndarray, count: int) -> np.ndarray:
@@ -84,9 +84,9 @@ def _read(found: Found, indices: np.ndarray, preprocess: PreprocessSpec, note: C
     if isinstance(content, Pixels):
         images = images_from_arrays(content.images[indices], [str(content.names[int(i)]) for i in indices], preprocess)
         return images.read(np.arange(len(images)))
-    paths = [content.paths[i] for i in indices]
+    paths = [content[i] for i in indices]
     try:
-        images, _ = images_from_files(paths, content.root, preprocess, memory_budget_bytes=2**30)
+        images, _ = images_from_files(paths, preprocess, memory_budget_bytes=2**30)
     except DannError as error:  # none of them can be read
         note(f"left out: {error}")
         return np.zeros((0, preprocess.height, preprocess.width, 3), np.uint8)

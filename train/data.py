@@ -11,7 +11,7 @@ import numpy as np
 
 from dann.infer.errors import UsageError
 from dann.infer.preprocess import PreprocessSpec
-from dann.train.data_spec import Files, Found, find
+from dann.train.data_spec import Found, Pixels, find
 from dann.train.image_set import ImageSet, images_from_arrays, images_from_files
 from dann.train.named_sets import NAMED_SETS, Role, Split, default_data_root
 
@@ -63,7 +63,8 @@ def open_labelled(
     ``split`` and ``role`` choose within a named set; other specs are one set whatever they say. ``classes``
     are those of the trained model, where a set is to be tested: labels are indexed in that order, and the
     set may lack some of them. Without it the set defines the classes and is meant for training: it needs two,
-    each with an image. Files that would decode to more than ``memory_budget_bytes`` are decoded at each read.
+    each with an image. Files that would decode to more than ``memory_budget_bytes`` are cached on disk, or else
+    decoded at each read.
     Raises :class:`UsageError` where the spec cannot be used, :class:`DannError` where no image can be read.
     """
     found = find(spec, split, role, data_root or default_data_root(), by_class=True)
@@ -146,12 +147,12 @@ def _load(
     found: Found, preprocess: PreprocessSpec, memory_budget_bytes: int, checked: bool = True
 ) -> tuple[ImageSet, np.ndarray]:
     """The images, and the positions in ``found`` of those that can be read."""
-    if isinstance(found.content, Files):
-        images, kept = images_from_files(*found.content, preprocess, memory_budget_bytes, checked=checked)
-        images.skipped.extend(found.skipped)
-        return images, kept
-    images = images_from_arrays(*found.content, preprocess)
-    return images, np.arange(len(images))
+    if isinstance(found.content, Pixels):
+        images = images_from_arrays(*found.content, preprocess)
+        return images, np.arange(len(images))
+    images, kept = images_from_files(found.content, preprocess, memory_budget_bytes, checked=checked)
+    images.skipped.extend(found.skipped)
+    return images, kept
 
 
 def _check_trainable(spec: str, labels: np.ndarray, classes: tuple[str, ...]) -> None:

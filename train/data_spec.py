@@ -44,19 +44,11 @@ class Pixels(NamedTuple):
     names: Sequence[str]
 
 
-class Files(NamedTuple):
-    """Images that are still files."""
-
-    paths: Sequence[Path]
-    root: Path
-    """The folder of the spec."""
-
-
 @dataclass(frozen=True)
 class Found:
     """What a spec names."""
 
-    content: Pixels | Files
+    content: Pixels | list[Path]
     labels: np.ndarray | None = None
     """int64 (N,), indices into ``classes``; ``None`` where the spec has no labels."""
     classes: tuple[str, ...] = ()
@@ -99,7 +91,7 @@ def _find_folder(root: Path, by_class: bool) -> Found:
         paths = sorted([*loose, *(path for below in paths_by_folder.values() for path in below)])
         if not paths:
             raise UsageError(f"no images in '{root}'; expected files like {' '.join(sorted(SUFFIXES))}")
-        return Found(Files(paths, root))
+        return Found(paths)
     empty = [name for name, below in paths_by_folder.items() if not below]
     if empty:
         raise UsageError(f"'{root}' has class folders without images: {empty}; fill them or take them away")
@@ -107,7 +99,7 @@ def _find_folder(root: Path, by_class: bool) -> Found:
     paths = [path for below in paths_by_folder.values() for path in below]
     labels = np.repeat(np.arange(len(classes)), [len(below) for below in paths_by_folder.values()])
     skipped = [(str(path), "lies beside the class folders, so it has no class") for path in loose]
-    return Found(Files(paths, root), labels, classes, skipped)
+    return Found(paths, labels, classes, skipped)
 
 
 def _list(root: Path) -> tuple[list[Path], dict[str, list[Path]]]:
@@ -136,7 +128,7 @@ def _find_csv(path: Path) -> Found:
     for line, row in rows:
         if not row["path"] or ("label" in columns and not row["label"]):
             raise UsageError(f"line {line} of '{path}' is incomplete: {row}; expected path and label")
-    content = Files([path.parent / row["path"] for _, row in rows], path.parent)
+    content = [path.parent / row["path"] for _, row in rows]
     if "label" not in columns:
         return Found(content)
     values, labels = np.unique([row["label"] for _, row in rows], return_inverse=True)

@@ -1,25 +1,26 @@
-"""Images of one size without labels: decoded once into memory, or at each read.
+"""Images of one size without labels: decoded once into memory, once into a cache on disk, or at each read.
 
-Both ways go through :mod:`dann.infer.preprocess` and give the same pixels; the memory budget chooses. A file that
-cannot be read is found and left out when the set is opened. One that a streaming set can no longer read later ends
-the read with its name, because a silent substitute would change what was trained on.
+All ways go through :mod:`dann.infer.preprocess` and give the same pixels; the memory budget and the room on disk
+choose. A file that cannot be read is found and left out when the set is opened. One that a streaming set can no longer
+read later ends the read with its name, because a silent substitute would change what was trained on.
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from dann.infer.cores import usable_cores
 from dann.infer.errors import DannError, ImageError
-from dann.infer.preprocess import PreprocessSpec, fit, load_image
+from dann.infer.preprocess import PreprocessSpec, fit, load_image, read_bytes
+from dann.train.decoded_cache import cached
 
 _THREADS = min(32, usable_cores())
+_Found = TypeVar("_Found")
 
 
 class _Store(Protocol):
@@ -53,7 +54,7 @@ class ImageSet:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the pixels are in memory; otherwise each read decodes files."""
+        """Whether the pixels are in memory; otherwise each read goes to the disk, or decodes files."""
         return isinstance(self._store, _MemoryStore)
 
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -64,7 +65,7 @@ class ImageSet:
         return self._store.read(self._indices[indices])
 
     def fingerprint(self) -> str:
-        """SHA-256, in hex, of the pixels; of names and file sizes for a set that streams."""
+        """SHA-256, in hex, of the pixels; of the files and how they are decoded, for a set that is not in memory."""
         return self._store.digest(self._indices)
 
     def subset(self, indices: np.ndarray) -> "ImageSet":
@@ -83,19 +84,27 @@ def images_from_arrays(images: np.ndarray, names: Sequence[str], preprocess: Pre
 
 
 def images_from_files(
-    paths: Sequence[Path], root: Path, preprocess: PreprocessSpec, memory_budget_bytes: int, *, checked: bool = True
+    paths: Sequence[Path], preprocess: PreprocessSpec, memory_budget_bytes: int, *, checked: bool = True
 ) -> tuple[ImageSet, np.ndarray]:
     """A set of the files that can be read, and their positions in ``paths`` (int64).
 
-    ``root`` is what fingerprints take the paths relative to. Files that do not fit the budget are decoded once here
-    too, to find those that cannot be read, unless ``checked`` is off. Raises :class:`DannError` if none can be read.
+    Files that do not fit the budget are decoded once here too, into :mod:`dann.train.decoded_cache` if that has room,
+    and if only to find those that cannot be read. With ``checked`` off they are not looked at before they are read.
+    Raises :class:`DannError` if none can be read.
     """
+    store: _Store
     if len(paths) * preprocess.height * preprocess.width * 3 <= memory_budget_bytes:
-        pixels_NHWC, failures = _decode_all(paths, preprocess)
-        store: _Store = _MemoryStore(pixels_NHWC, [str(path) for path in paths])
+        pixels_NHWC = np.zeros((len(paths), preprocess.height, preprocess.width, 3), np.uint8)
+        failures = _decode_all(paths, preprocess, pixels_NHWC)
+        store = _MemoryStore(pixels_NHWC, [str(path) for path in paths])
+    elif not checked:
+        failures: list[str | None] = [None] * len(paths)
+        store = _FileStore(paths, preprocess)
     else:
-        failures = _failures(paths, preprocess) if checked else [None] * len(paths)
-        store = _FileStore(paths, root, preprocess)
+        contents = _contents(paths)
+        decoded = cached(contents, preprocess, lambda pixels_NHWC: _decode_all(paths, preprocess, pixels_NHWC))
+        failures = _decode_all(paths, preprocess) if decoded is None else decoded.failures
+        store = _FileStore(paths, preprocess, contents, None if decoded is None else decoded.pixels_NHWC)
     kept = np.array([i for i, reason in enumerate(failures) if reason is None], np.int64)
     if not len(kept):
         raise DannError(f"none of {len(paths)} images can be read; the first, '{paths[0]}', {failures[0]}")
@@ -119,28 +128,36 @@ class _MemoryStore:
 
 
 class _FileStore:
-    def __init__(self, paths: Sequence[Path], root: Path, preprocess: PreprocessSpec):
+    """Decodes at each read, unless ``decoded_NHWC`` has all images already. ``contents`` are the files' hashes."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        preprocess: PreprocessSpec,
+        contents: Sequence[bytes] | None = None,
+        decoded_NHWC: np.ndarray | None = None,
+    ):
         self.names = [str(path) for path in paths]
         self._paths = paths
-        self._root = root
         self._preprocess = preprocess
+        self._contents = contents
+        self._decoded_NHWC = decoded_NHWC
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="dann-decode")
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         pixels_NHWC = np.empty((len(indices), self._preprocess.height, self._preprocess.width, 3), np.uint8)
+        if self._decoded_NHWC is not None:
+            return np.take(self._decoded_NHWC, indices, axis=0, out=pixels_NHWC)
         for row, image_HWC in enumerate(self._pool.map(self._decode, indices.tolist())):
             pixels_NHWC[row] = image_HWC
         return pixels_NHWC
 
     def digest(self, indices: np.ndarray) -> str:
+        if self._contents is None:
+            self._contents = _contents(self._paths)
         digest = hashlib.sha256(repr(self._preprocess).encode())
-        for path in (self._paths[i] for i in indices.tolist()):
-            name = path.relative_to(self._root) if path.is_relative_to(self._root) else path
-            try:
-                size = path.stat().st_size
-            except OSError as error:
-                raise DannError(f"'{path}' was there when the set was opened, and is not: {error.strerror}") from error
-            digest.update(os.fsencode(f"{name.as_posix()}\0{size}\n"))
+        for index in indices.tolist():
+            digest.update(self._contents[index])
         return digest.hexdigest()
 
     def _decode(self, index: int) -> np.ndarray:
@@ -150,34 +167,36 @@ class _FileStore:
             raise DannError(f"'{self._paths[index]}' {error}; repair it, or take it out") from error
 
 
-def _decode_all(paths: Sequence[Path], preprocess: PreprocessSpec) -> tuple[np.ndarray, list[str | None]]:
-    """Every image (zeros where one cannot be read), and for each the reason why it cannot."""
-    pixels_NHWC = np.zeros((len(paths), preprocess.height, preprocess.width, 3), np.uint8)
+def _contents(paths: Sequence[Path]) -> list[bytes]:
+    """The SHA-256 of every file; of the reason, where one cannot be read."""
 
-    def decode_into(index: int) -> str | None:
+    def content(index: int) -> bytes:
         try:
-            pixels_NHWC[index] = load_image(paths[index], preprocess)
+            return hashlib.sha256(read_bytes(paths[index])).digest()
+        except ImageError as error:
+            return hashlib.sha256(str(error).encode()).digest()
+
+    return _in_threads(content, len(paths))
+
+
+def _decode_all(
+    paths: Sequence[Path], preprocess: PreprocessSpec, pixels_NHWC: np.ndarray | None = None
+) -> list[str | None]:
+    """For each file the reason why it cannot be decoded, if so; the others go into ``pixels_NHWC``, where given."""
+
+    def decode(index: int) -> str | None:
+        try:
+            image_HWC = load_image(paths[index], preprocess)
         except ImageError as error:
             return str(error)
+        if pixels_NHWC is not None:
+            pixels_NHWC[index] = image_HWC
         return None
 
-    return pixels_NHWC, _in_threads(decode_into, len(paths))
+    return _in_threads(decode, len(paths))
 
 
-def _failures(paths: Sequence[Path], preprocess: PreprocessSpec) -> list[str | None]:
-    """For each file the reason why it cannot be read, found by reading it."""
-
-    def reason(index: int) -> str | None:
-        try:
-            load_image(paths[index], preprocess)
-        except ImageError as error:
-            return str(error)
-        return None
-
-    return _in_threads(reason, len(paths))
-
-
-def _in_threads(function: Callable[[int], str | None], count: int) -> list[str | None]:
+def _in_threads(function: Callable[[int], _Found], count: int) -> list[_Found]:
     """``function(i)`` for every ``i < count``, in order; 64 to a task, as a task costs a kilobyte."""
     chunks = [range(at, min(at + 64, count)) for at in range(0, count, 64)]
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -49,6 +49,11 @@ def default_data_root() -> Path:
     """Where named sets live unless told: ``DANN_DATA``, else ``dann`` in the user's cache."""
     if given := os.environ.get("DANN_DATA"):
         return Path(given)
+    return user_cache()
+
+
+def user_cache() -> Path:
+    """``dann`` in the user's cache: ``XDG_CACHE_HOME``, else ``~/.cache``."""
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "dann"
 

@@ -22,6 +22,12 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def no_decoded_cache(monkeypatch: pytest.MonkeyPatch):
+    """Tests leave nothing in the user's cache; a set that is not held in memory is decoded at each read."""
+    monkeypatch.setenv("DANN_CACHE_GB", "0")
+
+
 def bars(count: int, seed: int, *, target: bool) -> tuple[np.ndarray, np.ndarray]:
     """``count`` uint8 images (N, 16, 16, 3) of a bar, and whether each is upright (int64)."""
     rng = np.random.default_rng(seed)

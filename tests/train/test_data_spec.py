@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dann.infer.errors import DannError, UsageError
-from dann.train.data_spec import Files, Found, Pixels, find
+from dann.train.data_spec import Found, Pixels, find
 
 PNG = cv2.imencode(".png", np.zeros((8, 8, 3), np.uint8))[1].tobytes()
 
@@ -27,8 +27,8 @@ def look(spec: Path | str, by_class: bool = True) -> Found:
 
 
 def names(found: Found, root: Path) -> list[str]:
-    assert isinstance(found.content, Files)
-    return [path.relative_to(root).as_posix() for path in found.content.paths]
+    assert isinstance(found.content, list)
+    return [path.relative_to(root).as_posix() for path in found.content]
 
 
 def test_hidden_files_and_clutter_are_not_looked_at(tmp_path: Path):
@@ -94,8 +94,8 @@ def test_a_csv_names_files_relative_to_itself(tmp_path: Path):
     found = look(csv)
     assert found.classes == ("sedan", "van")
     assert found.labels is not None and found.labels.tolist() == [1, 0, 1]
-    assert isinstance(found.content, Files)
-    assert found.content.paths == [csv.parent / "../b.png", tmp_path / "a.png", csv.parent / "../b.png"]
+    assert isinstance(found.content, list)
+    assert found.content == [csv.parent / "../b.png", tmp_path / "a.png", csv.parent / "../b.png"]
 
 
 def test_a_csv_without_labels_has_none(tmp_path: Path):
