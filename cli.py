@@ -823,5 +823,32 @@ def sheet(images: str, out_path: Path, **options: Any) -> None:
         raise click.exceptions.Exit(SOME_UNREADABLE)
 
 
+# ---- doctor -------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+def doctor() -> None:
+    """Say what of this machine dann can use, and if not, why.
+
+    \b
+    Example:
+      dann doctor
+    """
+    from dann.infer import doctor as of_inference
+
+    click.echo(of_inference.machine())
+    try:
+        from dann.train import doctor as of_training
+
+        trains = of_training.lines()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.split(".")[0] not in _TRAIN_EXTRA:
+            raise
+        trains = [f'{error.name} is not installed; run: pip install "dann[train]"']
+    for title, found in (("train", trains), ("infer", of_inference.lines())):
+        for line in found:
+            click.echo(f"  {title}  {line}")
+
+
 if __name__ == "__main__":
     main()

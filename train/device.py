@@ -1,5 +1,7 @@
 """Where a run computes."""
 
+import warnings
+
 import torch
 
 from dann.infer.errors import UnavailableError, UsageError
@@ -19,11 +21,22 @@ def find_device(config: TrainConfig, wanted: str | None = None) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device {wanted!r} is not one of auto, cpu, cuda, cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise UnavailableError(
-            f"device {wanted!r} was asked for, and {count} usable CUDA devices are here; use cpu or auto"
-        )
+        what = cuda_obstacle() or f"{torch.cuda.device_count()} usable CUDA devices are here"
+        raise UnavailableError(f"device {wanted!r} was asked for: {what}; use cpu or auto")
     return device
+
+
+def cuda_obstacle() -> str | None:
+    """What keeps torch from using CUDA (no driver, one that is too old, no device), ``None`` if nothing does."""
+    if torch.cuda.is_available():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what they say is in the error
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as error:
+            return str(error).split(". ")[0].splitlines()[0].rstrip(".")
+    return "no CUDA device is visible"
 
 
 def training_device(config: TrainConfig) -> torch.device:

@@ -146,7 +146,7 @@ def test_each_process_of_a_machine_takes_a_gpu_of_its_own(configure: Configure, 
         assert training_device(config) == torch.device("cuda", rank)
         assert training_device(configure(device="cpu")) == torch.device("cpu")
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(UnavailableError, match="'cuda:2' was asked for, and 2 usable CUDA devices are here"):
+    with pytest.raises(UnavailableError, match="'cuda:2' was asked for: 2 usable CUDA devices are here"):
         training_device(config)
 
 
