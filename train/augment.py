@@ -30,40 +30,45 @@ def draw(config: AugmentConfig, count: int, rng: np.random.Generator) -> dict[st
     return parameters
 
 
-def apply(images_NCHW: Tensor, config: AugmentConfig, parameters: dict[str, np.ndarray]) -> Tensor:
-    """The float images (N, 3, H, W) in [0, 1], changed by ``parameters``; still in [0, 1]."""
+def tensors(parameters: dict[str, np.ndarray], height: int, width: int) -> dict[str, Tensor]:
+    """What :func:`draw` gave as the arguments of :func:`apply` for images of this size, on the host."""
+    found: dict[str, Tensor] = {}
+    for name, values in parameters.items():
+        if name == "noise_seed":
+            found["noise"] = _noise(values, height, width)
+        else:
+            found[name] = torch.from_numpy(values if values.dtype == bool else values.astype(np.float32))
+    if "affine" in found:  # [−1, 1] spans both sides, so a rotation must not shear what is not square
+        found["affine"][:, 0, 1] *= height / width
+        found["affine"][:, 1, 0] *= width / height
+    return found
 
-    def on_device(name: str) -> Tensor:
-        values = parameters[name]
-        return torch.from_numpy(values if values.dtype == bool else values.astype(np.float32)).to(images_NCHW.device)
 
-    if "affine" in parameters:
-        height, width = images_NCHW.shape[2:]
-        theta = on_device("affine")
-        theta[:, 0, 1] *= height / width  # [−1, 1] spans both sides, so a rotation must not shear what is not square
-        theta[:, 1, 0] *= width / height
+def apply(images_NCHW: Tensor, config: AugmentConfig, changes: dict[str, Tensor]) -> Tensor:
+    """The float images (N, 3, H, W) in [0, 1], changed by ``changes``, of their device; still in [0, 1]."""
+    if "affine" in changes:
         with torch.autocast(images_NCHW.device.type, enabled=False):  # half-precision coordinates would move pixels
-            grid = F.affine_grid(theta, list(images_NCHW.shape), align_corners=False)
+            grid = F.affine_grid(changes["affine"], list(images_NCHW.shape), align_corners=False)
         images_NCHW = F.grid_sample(images_NCHW, grid, padding_mode="border", align_corners=False)
-    if "contrast" in parameters:
+    if "contrast" in changes:
         mean = images_NCHW.mean(dim=(1, 2, 3), keepdim=True)
-        images_NCHW = (images_NCHW - mean) * on_device("contrast") + mean
-    if "gain" in parameters:
-        images_NCHW = images_NCHW * on_device("gain")
-    if "offset" in parameters:
-        images_NCHW = images_NCHW + on_device("offset")
-    if "invert" in parameters:
-        images_NCHW = torch.where(on_device("invert"), 1 - images_NCHW, images_NCHW)
-    if "noise_seed" in parameters:
-        images_NCHW = images_NCHW + config.noise * _noise(images_NCHW, parameters["noise_seed"])
-    return images_NCHW.clamp(0, 1) if parameters else images_NCHW
+        images_NCHW = (images_NCHW - mean) * changes["contrast"] + mean
+    if "gain" in changes:
+        images_NCHW = images_NCHW * changes["gain"]
+    if "offset" in changes:
+        images_NCHW = images_NCHW + changes["offset"]
+    if "invert" in changes:
+        images_NCHW = torch.where(changes["invert"], 1 - images_NCHW, images_NCHW)
+    if "noise" in changes:
+        images_NCHW = images_NCHW + config.noise * changes["noise"]
+    return images_NCHW.clamp(0, 1) if changes else images_NCHW
 
 
-def _noise(images_NCHW: Tensor, seeds_N: np.ndarray) -> Tensor:
-    """Standard normal numbers of the shape of ``images_NCHW``, drawn on the host, each image's from its own seed."""
-    generator, shape = torch.Generator(), images_NCHW.shape[1:]
-    noise = [torch.randn(shape, generator=generator.manual_seed(int(seed))) for seed in seeds_N]
-    return torch.stack(noise).to(images_NCHW.device)
+def _noise(seeds_N: np.ndarray, height: int, width: int) -> Tensor:
+    """Standard normal numbers (N, 3, height, width), each image's from its own seed."""
+    generator = torch.Generator()
+    drawn = [torch.randn((3, height, width), generator=generator.manual_seed(int(seed))) for seed in seeds_N]
+    return torch.stack(drawn)
 
 
 def _affine(config: AugmentConfig, count: int, rng: np.random.Generator) -> np.ndarray:

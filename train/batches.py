@@ -8,9 +8,10 @@ Where several processes, or several passes of one, make a step together, its bat
 equal shards, so that how many there are does not change what the step sees.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from dann.train.data import ImageSet
 from dann.train.settings import AugmentConfig
 
 _ORDER, _AUGMENT = 0, 1  # sub-streams of the random numbers of a stream
+_Prepared = TypeVar("_Prepared")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +29,12 @@ class Batch:
 
     indices: np.ndarray
     """(N,) int64 positions in the set."""
-    pixels_NHWC: np.ndarray
-    """(N, H, W, 3) uint8 RGB, not augmented."""
+    pixels_NHWC: np.ndarray | None
+    """(N, H, W, 3) uint8 RGB, not augmented; ``None`` where the stream does not read them."""
     labels: np.ndarray | None
     """(N,) int64, or ``None`` for an unlabelled set."""
     views: tuple[dict[str, np.ndarray], ...]
-    """For each view of the images the parameters for :func:`dann.train.augment.apply`."""
+    """For each view of the images what :func:`dann.train.augment.draw` gave."""
 
 
 class BatchStream:
@@ -55,6 +57,7 @@ class BatchStream:
         self.labels = labels
         self.batch_size = batch_size
         self.views = views
+        self.reads_pixels = True
         self._seed = (seed, stream)
         self._orders: dict[int, np.ndarray] = {}  # of the passes in the batch that was asked for last
 
@@ -75,7 +78,7 @@ class BatchStream:
         drawn = [augment.draw(view, self.batch_size, rng) for view in self.views]
         return Batch(
             indices=indices,
-            pixels_NHWC=self.images.read(indices),
+            pixels_NHWC=self.images.read(indices) if self.reads_pixels else None,
             labels=None if self.labels is None else self.labels[indices],
             views=tuple({name: values[rows] for name, values in view.items()} for view in drawn),
         )
@@ -88,15 +91,21 @@ class BatchStream:
 
 
 def prefetched(
-    streams: list[BatchStream], steps: range, *, shards: range = range(1), of: int = 1, ahead: int = 3
-) -> Iterator[list[tuple[Batch, ...]]]:
+    streams: list[BatchStream],
+    steps: range,
+    *,
+    prepare: Callable[[Batch], _Prepared],
+    shards: range = range(1),
+    of: int = 1,
+    ahead: int = 3,
+) -> Iterator[list[tuple[_Prepared, ...]]]:
     """For each of ``steps`` in order the shards ``shards`` of ``of``: each a batch of every stream.
 
-    They are read ``ahead`` of time, on another thread.
+    They are read and prepared ``ahead`` of time, on another thread.
     """
 
-    def read(step: int) -> list[tuple[Batch, ...]]:
-        return [tuple(stream.batch(step, shard, of) for stream in streams) for shard in shards]
+    def read(step: int) -> list[tuple[_Prepared, ...]]:
+        return [tuple(prepare(stream.batch(step, shard, of)) for stream in streams) for shard in shards]
 
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as pool:
         pending = [pool.submit(read, step) for step in steps[:ahead]]

@@ -29,6 +29,9 @@ class _Store(Protocol):
     @property
     def names(self) -> Sequence[str]: ...
 
+    @property
+    def shape_HWC(self) -> tuple[int, int, int]: ...
+
     def read(self, indices: np.ndarray) -> np.ndarray: ...
 
     def digest(self, indices: np.ndarray) -> str: ...
@@ -51,6 +54,11 @@ class ImageSet:
         """For each image the path of its file, or its set and position: ``mnist/train#17``."""
         names = self._store.names
         return [names[int(i)] for i in self._indices]
+
+    @property
+    def shape_HWC(self) -> tuple[int, int, int]:
+        """Of every image."""
+        return self._store.shape_HWC
 
     @property
     def in_memory(self) -> bool:
@@ -117,6 +125,10 @@ class _MemoryStore:
         self.names = names
         self._pixels_NHWC = pixels_NHWC
 
+    @property
+    def shape_HWC(self) -> tuple[int, int, int]:
+        return self._pixels_NHWC.shape[1], self._pixels_NHWC.shape[2], self._pixels_NHWC.shape[3]
+
     def read(self, indices: np.ndarray) -> np.ndarray:
         return self._pixels_NHWC[indices]
 
@@ -140,12 +152,13 @@ class _FileStore:
         self.names = [str(path) for path in paths]
         self._paths = paths
         self._preprocess = preprocess
+        self.shape_HWC = (preprocess.height, preprocess.width, 3)
         self._contents = contents
         self._decoded_NHWC = decoded_NHWC
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="dann-decode")
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        pixels_NHWC = np.empty((len(indices), self._preprocess.height, self._preprocess.width, 3), np.uint8)
+        pixels_NHWC = np.empty((len(indices), *self.shape_HWC), np.uint8)
         if self._decoded_NHWC is not None:
             return np.take(self._decoded_NHWC, indices, axis=0, out=pixels_NHWC)
         for row, image_HWC in enumerate(self._pool.map(self._decode, indices.tolist())):

@@ -11,7 +11,7 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from dann.infer.errors import DannError, Diverged, Interrupted, UsageError
-from dann.train import augment, checkpoint
+from dann.train import checkpoint
 from dann.train.adaptation_state import AdaptationState
-from dann.train.batches import Batch, BatchStream, prefetched
+from dann.train.batches import BatchStream
 from dann.train.config import TrainConfig
 from dann.train.device import training_device
+from dann.train.device_batches import DeviceBatch, DeviceBatches
 from dann.train.distributed import World, joined, process_count
 from dann.train.domains import Domains, draw_missing_cars, located, open_domains
-from dann.train.evaluate import DomainScores, evaluate, to_float
+from dann.train.evaluate import DomainScores, evaluate
 from dann.train.judge import Judge
 from dann.train.metrics_log import MetricsLog, NoLog
 from dann.train.model import DomainAdversarialNetwork
@@ -36,7 +37,7 @@ from dann.train.parameter_groups import freeze, hold_frozen_statistics, paramete
 from dann.train.run_dir import RUNS, RunDir, create_run, mark_latest, write_json
 from dann.train.run_result import TrainResult
 from dann.train.schedule import LAM_SCHEDULES, LR_SCHEDULES, adamatch_warmup, linear_warmup
-from dann.train.settings import AugmentConfig, OptimiserConfig
+from dann.train.settings import OptimiserConfig
 from dann.train.signals import StopSignal
 from dann.train.trained import build_network, from_scratch, load_trained
 from dann.train.training_step import Pace, StepInput, StepOutput, TrainingStep
@@ -158,6 +159,7 @@ class _Training:
         self.images_per_step = config.batch_size * config.accumulate * world.size
         self.steps_per_epoch = max(1, len(domains.labelled) // self.images_per_step)
         self.total = config.steps or config.epochs * self.steps_per_epoch
+        self.batches = self._device_batches()
 
     def restore(self) -> None:
         self.step, progress = checkpoint.restore(
@@ -203,7 +205,9 @@ class _Training:
         self.network.train()
         hold_frozen_statistics(self.network)
         self.adaptation.train_like(self.network)
-        for shards in self._shards():
+        own = range(self.world.rank * self.config.accumulate, (self.world.rank + 1) * self.config.accumulate)
+        of = self.world.size * self.config.accumulate
+        for shards in self.batches.steps(range(self.step, self.total), shards=own, of=of):
             pace, lr_factor = self._pace()
             for group in self.optimiser.param_groups:
                 group["lr"] = group["base_lr"] * lr_factor
@@ -227,7 +231,7 @@ class _Training:
             if stopping and self.step < self.total:
                 raise _interrupted(stopping, self.step, self.total, self.run)
 
-    def _step(self, shards: list[tuple[Batch, ...]], pace: Pace) -> dict[str, Tensor]:
+    def _step(self, shards: list[tuple[DeviceBatch, ...]], pace: Pace) -> dict[str, Tensor]:
         """One optimiser step; the means over ``shards`` of what is logged."""
         optimiser, scaler, clip_norm = self.optimiser, self.scaler, self.config.optimiser.clip_norm
         while True:
@@ -247,7 +251,7 @@ class _Training:
         self.adaptation.step(self.network, marginals, self.world)
         return {name: _mean(output.values[name] for output in outputs) for name in outputs[0].values}
 
-    def _backward(self, shards: list[tuple[Batch, ...]], number: int, pace: Pace) -> StepOutput:
+    def _backward(self, shards: list[tuple[DeviceBatch, ...]], number: int, pace: Pace) -> StepOutput:
         """Add the gradients of one shard."""
         batches = shards[number]
         last = number == len(shards) - 1
@@ -276,41 +280,22 @@ class _Training:
         schedule = LR_SCHEDULES[optimiser.lr_schedule]
         return pace, schedule(lr_progress) * linear_warmup(progress, optimiser.lr_warmup)
 
-    def _shards(self) -> Iterator[list[tuple[Batch, ...]]]:
-        """For each step the batches of this process, one of each domain for each pass."""
-        config, domains, world = self.config, self.domains, self.world
+    def _device_batches(self) -> DeviceBatches:
+        config, domains = self.config, self.domains
         options: dict[str, Any] = {"batch_size": self.images_per_step, "seed": config.seed}
+        labelled, unlabelled = domains.labelled, domains.unlabelled
         streams = [
-            BatchStream(
-                domains.labelled.images,
-                domains.labelled.labels,
-                views=(config.augment,),
-                stream=_LABELLED_STREAM,
-                **options,
-            )
+            BatchStream(labelled.images, labelled.labels, views=(config.augment,), stream=_LABELLED_STREAM, **options)
         ]
-        if config.mode == "dann" and domains.unlabelled is not None:
-            streams.append(
-                BatchStream(domains.unlabelled, views=config.target_views, stream=_UNLABELLED_STREAM, **options)
-            )
-        own = range(world.rank * config.accumulate, (world.rank + 1) * config.accumulate)
-        return prefetched(streams, range(self.step, self.total), shards=own, of=world.size * config.accumulate)
+        if config.mode == "dann" and unlabelled is not None:
+            streams.append(BatchStream(unlabelled, views=config.target_views, stream=_UNLABELLED_STREAM, **options))
+        return DeviceBatches(streams, self.device)
 
-    def _inputs(self, batches: tuple[Batch, ...]) -> StepInput:
-        labelled = batches[0]
-        assert labelled.labels is not None
-        return StepInput(
-            labelled_NCHW=self._views(labelled, (self.config.augment,))[0],
-            labels_N=torch.from_numpy(labelled.labels).to(self.device),
-            target_views=self._views(batches[1], self.config.target_views) if len(batches) > 1 else (),
-        )
-
-    def _views(self, batch: Batch, configs: tuple[AugmentConfig, ...]) -> tuple[Tensor, ...]:
-        """The batch's augmented images on the device, once for each of its views: float32 (N, 3, H, W) in [0, 1]."""
-        images_NCHW = to_float(torch.from_numpy(batch.pixels_NHWC).to(self.device, non_blocking=True))
-        return tuple(
-            augment.apply(images_NCHW, config, drawn) for config, drawn in zip(configs, batch.views, strict=True)
-        )
+    def _inputs(self, batches: tuple[DeviceBatch, ...]) -> StepInput:
+        labels_N = batches[0].labels_N
+        assert labels_N is not None
+        views = [self.batches.views(batch, stream) for stream, batch in enumerate(batches)]
+        return StepInput(labelled_NCHW=views[0][0], labels_N=labels_N, target_views=views[1] if len(views) > 1 else ())
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.config.amp == "off":
@@ -387,7 +372,7 @@ class _Training:
             return MetricsLog(self.run.metrics, self.run.tensorboard, step=self.step)
         return NoLog()
 
-    def _non_finite(self, batches: tuple[Batch, ...], values_: dict[str, Tensor]) -> Diverged:
+    def _non_finite(self, batches: tuple[DeviceBatch, ...], values_: dict[str, Tensor]) -> Diverged:
         sets = [self.domains.labelled.images, self.domains.unlabelled]
         names = [
             [images.names[i] for i in batch.indices]

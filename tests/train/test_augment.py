@@ -28,12 +28,16 @@ def noise(count: int = 64, height: int = 12, width: int = 12) -> torch.Tensor:
 
 def changed(images: torch.Tensor, *, seed: int = 0, **settings: Any) -> torch.Tensor:
     config = AugmentConfig(**settings)
-    return augment.apply(images, config, augment.draw(config, len(images), np.random.default_rng(seed)))
+    return augmented(images, config, augment.draw(config, len(images), np.random.default_rng(seed)))
+
+
+def augmented(images: torch.Tensor, config: AugmentConfig, parameters: dict[str, np.ndarray]) -> torch.Tensor:
+    return augment.apply(images, config, augment.tensors(parameters, *images.shape[2:]))
 
 
 def by_hand(images: torch.Tensor, matrix: list[list[float]]) -> torch.Tensor:
     parameters = {"affine": np.tile(np.array(matrix), (len(images), 1, 1))}
-    return augment.apply(images, AugmentConfig(), parameters)
+    return augmented(images, AugmentConfig(), parameters)
 
 
 def test_nothing_is_drawn_or_changed_when_all_is_off():
@@ -45,21 +49,21 @@ def test_nothing_is_drawn_or_changed_when_all_is_off():
 def test_the_seed_decides():
     config = EVERYTHING
     first, again, other = (
-        augment.apply(noise(), config, augment.draw(config, 64, np.random.default_rng(seed))) for seed in (1, 1, 2)
+        augmented(noise(), config, augment.draw(config, 64, np.random.default_rng(seed))) for seed in (1, 1, 2)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_results_stay_between_0_and_1_and_keep_their_form():
-    result = augment.apply(noise(), EVERYTHING, augment.draw(EVERYTHING, 64, np.random.default_rng(0)))
+    result = augmented(noise(), EVERYTHING, augment.draw(EVERYTHING, 64, np.random.default_rng(0)))
     assert result.shape == noise().shape and result.dtype == torch.float32
     assert result.min() == 0 and result.max() == 1  # some are clamped, none is beyond
 
 
 def test_the_input_is_not_changed_in_place():
     images = noise()
-    augment.apply(images, EVERYTHING, augment.draw(EVERYTHING, 64, np.random.default_rng(0)))
+    augmented(images, EVERYTHING, augment.draw(EVERYTHING, 64, np.random.default_rng(0)))
     assert torch.equal(images, noise())
 
 
@@ -159,8 +163,8 @@ def test_mixed_precision_does_not_move_pixels():
     config = AugmentConfig(flip=True, shift=0.1, scale=0.2, rotate_deg=20.0)
     images, parameters = noise(4, 64, 64), augment.draw(config, 4, np.random.default_rng(0))
     with torch.autocast("cpu", torch.bfloat16):
-        mixed = augment.apply(images, config, parameters)
-    assert torch.equal(mixed, augment.apply(images, config, parameters))
+        mixed = augmented(images, config, parameters)
+    assert torch.equal(mixed, augmented(images, config, parameters))
 
 
 def test_noise_is_of_its_own_in_every_image():
@@ -178,7 +182,7 @@ def test_parameters_are_plain_arrays_with_one_entry_an_image():
 def test_what_becomes_of_an_image_does_not_depend_on_its_batch():
     """Bit for bit, or a shard of a batch would not be what it is in the whole."""
     images, parameters = noise(6), augment.draw(EVERYTHING, 6, np.random.default_rng(0))
-    together = augment.apply(images, EVERYTHING, parameters)
+    together = augmented(images, EVERYTHING, parameters)
     for rows in (slice(0, 1), slice(2, 4), slice(3, 6)):
-        alone = augment.apply(images[rows], EVERYTHING, {name: values[rows] for name, values in parameters.items()})
+        alone = augmented(images[rows], EVERYTHING, {name: values[rows] for name, values in parameters.items()})
         assert torch.equal(alone, together[rows])

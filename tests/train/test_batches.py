@@ -46,7 +46,7 @@ def stream(
 def same(a: Batch, b: Batch) -> bool:
     return (
         np.array_equal(a.indices, b.indices)
-        and np.array_equal(a.pixels_NHWC, b.pixels_NHWC)
+        and np.array_equal(pixels(a), pixels(b))
         and np.array_equal(a.labels, b.labels)  # type: ignore[arg-type]
         and len(a.views) == len(b.views)
         and all(same_parameters(one, other) for one, other in zip(a.views, b.views, strict=True))
@@ -57,10 +57,22 @@ def same_parameters(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) ->
     return one.keys() == other.keys() and all(np.array_equal(one[key], other[key]) for key in one)
 
 
+def pixels(batch: Batch) -> np.ndarray:
+    assert batch.pixels_NHWC is not None
+    return batch.pixels_NHWC
+
+
+def itself(batch: Batch) -> Batch:
+    return batch
+
+
 def augmented(batch: Batch, *configs: AugmentConfig) -> list[torch.Tensor]:
     """The images of each view, as training makes them."""
-    images_NCHW = to_float(torch.from_numpy(batch.pixels_NHWC))
-    return [augment.apply(images_NCHW, config, drawn) for config, drawn in zip(configs, batch.views, strict=True)]
+    images_NCHW = to_float(torch.from_numpy(pixels(batch)))
+    return [
+        augment.apply(images_NCHW, config, augment.tensors(drawn, 4, 4))
+        for config, drawn in zip(configs, batch.views, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(10, 4), (8, 4), (7, 7), (3, 8), (1, 2), (5, 23)])
@@ -81,8 +93,8 @@ def test_every_pass_has_its_own_order():
 
 def test_pixels_and_labels_belong_to_the_indices():
     batch = stream().batch(3)
-    assert batch.pixels_NHWC.shape == (4, 4, 4, 3) and batch.pixels_NHWC.dtype == np.uint8
-    assert np.array_equal(batch.pixels_NHWC[:, 0, 0, 0], batch.indices)
+    assert pixels(batch).shape == (4, 4, 4, 3) and pixels(batch).dtype == np.uint8
+    assert np.array_equal(pixels(batch)[:, 0, 0, 0], batch.indices)
     assert np.array_equal(batch.labels, batch.indices * 10)  # type: ignore[arg-type]
 
 
@@ -101,7 +113,7 @@ def test_a_batch_does_not_depend_on_what_was_asked_before(count: int):
 @pytest.mark.parametrize("ahead", [1, 3, 50])
 def test_prefetching_gives_the_same_batches(ahead: int):
     streams = [stream(10), stream(7, number=1, labels=False)]
-    found = list(prefetched(streams, range(2, 9), ahead=ahead))
+    found = list(prefetched(streams, range(2, 9), prepare=itself, ahead=ahead))
     assert len(found) == 7
     for step, shards in enumerate(found, start=2):
         (together,) = shards
@@ -112,7 +124,7 @@ def test_prefetching_gives_the_same_batches(ahead: int):
 @pytest.mark.parametrize("own", [range(0, 2), range(2, 4), range(0, 4)])
 def test_prefetching_gives_the_shards_of_this_process(own: range):
     streams = [stream(10, batch_size=8), stream(7, batch_size=8, number=1, labels=False)]
-    (shards,) = prefetched(streams, range(3, 4), shards=own, of=4)
+    (shards,) = prefetched(streams, range(3, 4), prepare=itself, shards=own, of=4)
     assert len(shards) == len(own)
     for number, together in zip(own, shards, strict=True):
         assert all(same(batch, each.batch(3, number, 4)) for batch, each in zip(together, streams, strict=True))
@@ -145,11 +157,11 @@ def test_the_images_of_two_views_are_the_same_and_their_changes_are_not():
 def test_a_second_view_changes_nothing_in_the_first():
     alone, beside = stream(views=(WEAK,)).batch(2), stream(views=(WEAK, STRONG)).batch(2)
     assert same_parameters(alone.views[0], beside.views[0])
-    assert np.array_equal(alone.pixels_NHWC, beside.pixels_NHWC)
+    assert np.array_equal(pixels(alone), pixels(beside))
 
 
 def test_there_may_be_nothing_left_to_do():
-    assert list(prefetched([stream()], range(5, 5))) == []
+    assert list(prefetched([stream()], range(5, 5), prepare=itself)) == []
 
 
 def test_leaving_early_ends_the_reading_thread(monkeypatch: pytest.MonkeyPatch):
@@ -161,7 +173,7 @@ def test_leaving_early_ends_the_reading_thread(monkeypatch: pytest.MonkeyPatch):
         return np.zeros((len(indices), 4, 4, 3), np.uint8)
 
     monkeypatch.setattr(slow.images, "read", read_slowly)
-    batches = prefetched([slow], range(100), ahead=50)
+    batches = prefetched([slow], range(100), prepare=itself, ahead=50)
     next(batches)
     batches.close()  # type: ignore[attr-defined]
     assert threading.active_count() == before
@@ -178,7 +190,7 @@ def test_a_read_that_fails_is_raised_at_its_step(monkeypatch: pytest.MonkeyPatch
         return read(indices)
 
     monkeypatch.setattr(broken.images, "read", fails_at_step_2)
-    batches = prefetched([broken], range(10))
+    batches = prefetched([broken], range(10), prepare=itself)
     assert len([next(batches) for _ in range(2)]) == 2
     with pytest.raises(OSError, match="the disk is gone"):
         next(batches)
