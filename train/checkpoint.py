@@ -140,17 +140,23 @@ def restore(
         raise DannError(f"{path} is of a network for the classes {about['classes']}; the data has {list(classes)}")
     load(network, "network", tensors, path)
     load(adaptation, "adaptation", tensors, path)
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimiser."):
-            _, parameter, entry = key.split(".", 2)
-            state.setdefault(int(parameter), {})[entry] = value
     try:
+        for key, value in tensors.items():
+            if key.startswith("optimiser."):
+                _, number, entry = key.split(".", 2)
+                state.setdefault(int(number), {})[entry] = _laid_out_as(parameters[int(number)], value)
         optimiser.load_state_dict({"state": state, "param_groups": about["param_groups"]})
         scaler.load_state_dict(about["scaler"])
         return int(about["step"]), dict(about["progress"])
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (KeyError, IndexError, ValueError, TypeError, RuntimeError) as error:
         raise DannError(f"{path} does not fit the optimiser of its config.json: {error!r}") from error
+
+
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """A fused optimiser walks a parameter and its state side by side in memory, whatever their strides say."""
+    return torch.empty_like(parameter, device="cpu").copy_(value) if value.shape == parameter.shape else value
 
 
 def _named(name: str, module: nn.Module) -> dict[str, Tensor]:

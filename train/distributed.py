@@ -51,13 +51,19 @@ class World:
         dist.all_reduce(total)
         return total / self.size
 
+    def maximum(self, values: Tensor) -> Tensor:
+        """Elementwise maximum over the processes."""
+        if self.size == 1:
+            return values
+        largest = values.clone()
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return largest
+
     def largest(self, number: int, device: torch.device) -> int:
         """The largest ``number`` that any process gave."""
         if self.size == 1:
             return number
-        box = torch.tensor(number, device=device)
-        dist.all_reduce(box, op=dist.ReduceOp.MAX)
-        return int(box)
+        return int(self.maximum(torch.tensor(number, device=device)))
 
 
 def process_count() -> int:

@@ -30,6 +30,7 @@ from dann.train.device_batches import DeviceBatch, DeviceBatches
 from dann.train.distributed import World, joined, process_count
 from dann.train.domains import Domains, draw_missing_cars, located, open_domains
 from dann.train.evaluate import DomainScores, evaluate
+from dann.train.finite_watch import FiniteWatch
 from dann.train.judge import Judge
 from dann.train.metrics_log import MetricsLog, NoLog
 from dann.train.model import DomainAdversarialNetwork
@@ -52,6 +53,8 @@ _DIVERGED = "Try a smaller --lr, --set optimiser.clip_norm=1, or --amp bf16 inst
 OnStep = Callable[[int, int, dict[str, Any]], None]
 """Called with the number of finished steps, the total, and the newest numbers (empty between two logged steps)."""
 OnMessage = Callable[[str], None]
+_Noted = tuple[tuple[DeviceBatch, ...], dict[str, Tensor]]
+"""Of a shard: its batches, and its losses."""
 
 
 def fit(
@@ -149,6 +152,9 @@ class _Training:
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.judge = Judge(config, domains, device)
         self.window = _Window(device)
+        self.watch: FiniteWatch[tuple[int, list[_Noted]]] = FiniteWatch(device, world)
+        if not self.scaler.is_enabled():  # which has one of its own
+            self.optimiser.found_inf = self.watch.blocked  # type: ignore[attr-defined]
         self.forward: torch.nn.Module = TrainingStep(network, config.objectives)
         if world.size > 1:
             always = config.adversarial and config.objectives.refine_from is None
@@ -238,11 +244,16 @@ class _Training:
             optimiser.zero_grad(set_to_none=True)
             torch.manual_seed(_seed(self.config.seed, self.step, self.world.rank))
             outputs = [self._backward(shards, number, pace) for number in range(len(shards))]
+            noted = [(shard, output.values) for shard, output in zip(shards, outputs, strict=True)]
+            self.watch.note(torch.stack([output.total for output in outputs]), (self.step, noted))
+            self._stop_if_not_finite(wait=scaler.is_enabled())
             if clip_norm is not None:
                 scaler.unscale_(optimiser)
                 parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
                 torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
             loss_scale = scaler.get_scale()
+            if loss_scale < _SMALLEST_LOSS_SCALE:
+                raise self._not_finite(self.step, noted)
             scaler.step(optimiser)
             scaler.update()
             if scaler.get_scale() >= loss_scale:
@@ -259,9 +270,6 @@ class _Training:
             inputs = self._inputs(batches)
             with self._autocast():
                 output: StepOutput = self.forward(inputs, self.adaptation, pace)
-            # Waits for the device at each step: a loss that is not finite must never reach the weights.
-            if not math.isfinite(output.total.item()) or self.scaler.get_scale() < _SMALLEST_LOSS_SCALE:
-                raise self._non_finite(batches, output.values)
             self.scaler.scale(output.total / len(shards)).backward()
         return output
 
@@ -363,6 +371,7 @@ class _Training:
             self.listed = True
 
     def _check_weights(self) -> None:
+        self._stop_if_not_finite(wait=True)
         for name, value in self.network.state_dict().items():
             if not value.isfinite().all():  # a finite loss can have had an infinite gradient
                 raise Diverged(f"{name} is not finite after step {self.step}. {self._kept()}. {_DIVERGED}")
@@ -372,7 +381,15 @@ class _Training:
             return MetricsLog(self.run.metrics, self.run.tensorboard, step=self.step)
         return NoLog()
 
-    def _non_finite(self, batches: tuple[DeviceBatch, ...], values_: dict[str, Tensor]) -> Diverged:
+    def _stop_if_not_finite(self, *, wait: bool = False) -> None:
+        if (found := self.watch.first_bad(wait=wait)) is not None:
+            raise self._not_finite(*found)
+
+    def _not_finite(self, step: int, shards: list[_Noted]) -> Diverged:
+        """Of the shards of a step, as they were noted: the first that was not finite, else the first."""
+        batches, losses = next(
+            ((batches, losses) for batches, losses in shards if not losses["loss"].isfinite()), shards[0]
+        )
         sets = [self.domains.labelled.images, self.domains.unlabelled]
         names = [
             [images.names[i] for i in batch.indices]
@@ -380,11 +397,11 @@ class _Training:
             if images is not None
         ]
         file = self.run.root / "non_finite.json"
-        values = {name: value.item() for name, value in values_.items()}
-        write_json(file, {"step": self.step + 1, "losses": {k: repr(v) for k, v in values.items()}, "batches": names})
+        values = {name: value.item() for name, value in losses.items()}
+        write_json(file, {"step": step + 1, "losses": {k: repr(v) for k, v in values.items()}, "batches": names})
         what = "gradient" if math.isfinite(values["loss"]) else "loss"
         return Diverged(
-            f"the {what} is not finite at step {self.step + 1} ({', '.join(f'{k} {v:g}' for k, v in values.items())}); "
+            f"the {what} is not finite at step {step + 1} ({', '.join(f'{k} {v:g}' for k, v in values.items())}); "
             f"its batch begins with {names[0][0]!r} and is listed in {file}. {self._kept()}. {_DIVERGED}"
         )
 
@@ -431,8 +448,12 @@ def _optimiser(config: OptimiserConfig, network: torch.nn.Module) -> torch.optim
         network, lr=config.lr, weight_decay=config.weight_decay, head_lr_factor=config.head_lr_factor
     )
     if config.name == "sgd":
-        return torch.optim.SGD(groups, momentum=config.momentum)
-    return torch.optim.AdamW(groups, betas=(config.momentum, 0.999))
+        sgd = torch.optim.SGD(groups, momentum=config.momentum, fused=True)
+        for group in groups:
+            for parameter in group["params"]:  # else a first step that is blocked leaves uninitialised memory in them
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
+    return torch.optim.AdamW(groups, betas=(config.momentum, 0.999), fused=True)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:
