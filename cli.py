@@ -204,7 +204,7 @@ _SETTINGS: dict[str, str] = {
     metavar="CRITERION",
     help="last, source-accuracy, entropy, im, bnm, snd or dev; none sees target labels.",
 )
-@click.option("--amp", help="off, bf16, or fp16 (CUDA only).")
+@click.option("--amp", help="off, bf16, or fp16 (CUDA only).  [default: bf16 where the device computes in it]")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--seed", type=int)
 @click.option(

@@ -27,8 +27,9 @@ from torchvision.datasets import ImageFolder
 
 from dann.train import resolve
 from dann.train.adaptation_state import AdaptationState
-from dann.train.loop import _optimiser, fit
+from dann.train.loop import fit
 from dann.train.model import DomainAdversarialNetwork
+from dann.train.optimiser import build_optimiser
 from dann.train.settings import TrainConfig
 from dann.train.training_step import Pace, StepInput, TrainingStep
 
@@ -123,7 +124,7 @@ def stepping(config: TrainConfig, device: torch.device) -> Callable[[StepInput],
         TrainingStep(network, config.objectives),
         AdaptationState(network, classes=CLASSES, ema=0.0).to(device),
     )
-    optimiser = _optimiser(config.optimiser, network)
+    optimiser = build_optimiser(config.optimiser, network)
     dtype = torch.bfloat16 if config.amp == "bf16" else torch.float16
 
     def run(batch: StepInput) -> None:

@@ -14,7 +14,7 @@ DATA = "--source renders --target photos --test labelled".split()
 
 NETWORK = (
     "--backbone dann-mnist --set model.width=0.1 --set model.label_hidden=[6] --set model.domain_hidden=[6] "
-    "--size 16 --batch-size 4 --device cpu"
+    "--size 16 --batch-size 4 --device cpu --amp off"
 ).split()
 """The smallest network there is."""
 

@@ -10,5 +10,6 @@ TINY: dict[str, Any] = {
     "model.label_hidden": [6],
     "model.domain_hidden": [6],
     "device": "cpu",
+    "amp": "off",
     "batch_size": 8,
 }

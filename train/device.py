@@ -1,6 +1,7 @@
 """Where a run computes."""
 
 import warnings
+from typing import Literal
 
 import torch
 
@@ -47,3 +48,13 @@ def training_device(config: TrainConfig) -> torch.device:
     if config.amp == "fp16" and device.type != "cuda":
         raise UnavailableError("--amp fp16 needs CUDA; on the CPU use --amp bf16 or off")
     return device
+
+
+def precision(config: TrainConfig, device: torch.device) -> Literal["off", "bf16", "fp16"]:
+    """``config.amp``, ``auto`` being what ``device`` computes in: bfloat16 from Ampere on, or with AVX-512 or AMX."""
+    if config.amp != "auto":
+        return config.amp
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "off"
+    has_bfloat16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if has_bfloat16 else "off"

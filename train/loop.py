@@ -12,6 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from dann.train import checkpoint
 from dann.train.adaptation_state import AdaptationState
 from dann.train.batches import BatchStream
 from dann.train.config import TrainConfig
-from dann.train.device import training_device
+from dann.train.device import precision, training_device
 from dann.train.device_batches import DeviceBatch, DeviceBatches
 from dann.train.distributed import World, joined, process_count
 from dann.train.domains import Domains, draw_missing_cars, located, open_domains
@@ -34,11 +35,11 @@ from dann.train.finite_watch import FiniteWatch
 from dann.train.judge import Judge
 from dann.train.metrics_log import MetricsLog, NoLog
 from dann.train.model import DomainAdversarialNetwork
-from dann.train.parameter_groups import freeze, hold_frozen_statistics, parameter_groups
+from dann.train.optimiser import build_optimiser
+from dann.train.parameter_groups import freeze, hold_frozen_statistics
 from dann.train.run_dir import RUNS, RunDir, create_run, mark_latest, write_json
 from dann.train.run_result import TrainResult
 from dann.train.schedule import LAM_SCHEDULES, LR_SCHEDULES, adamatch_warmup, linear_warmup
-from dann.train.settings import OptimiserConfig
 from dann.train.signals import StopSignal
 from dann.train.trained import build_network, from_scratch, load_trained
 from dann.train.training_step import Pace, StepInput, StepOutput, TrainingStep
@@ -77,6 +78,7 @@ def fit(
         if world.first:
             draw_missing_cars(config, on_message)
         world.wait()
+        config = _with_precision(config, device, world, on_message)
         domains = open_domains(config)
         network = _begin(config, domains, on_message)  # before the folder: a refused backbone leaves no run
         root = ""
@@ -122,6 +124,14 @@ def resume(
         return training.go(on_step, on_message)
 
 
+def _with_precision(config: TrainConfig, device: torch.device, world: World, on_message: OnMessage) -> TrainConfig:
+    """``config`` with the precision that the first process takes for ``auto``."""
+    amp = world.text_of_first(precision(config, device))
+    if config.amp == "auto" and amp != "off":
+        on_message(f"mixed precision {amp}, in which this device computes faster (--amp off for float32)")
+    return replace(config, amp=amp)
+
+
 def _begin(config: TrainConfig, domains: Domains, on_message: OnMessage) -> DomainAdversarialNetwork:
     """The network as training finds it."""
     network = build_network(config, len(domains.classes))
@@ -148,7 +158,7 @@ class _Training:
         self.config, self.domains, self.run, self.device, self.world = config, domains, run, device, world
         self.network = network.to(device)
         self.adaptation = AdaptationState(network, classes=len(domains.classes), ema=config.optimiser.ema).to(device)
-        self.optimiser = _optimiser(config.optimiser, network)
+        self.optimiser = build_optimiser(config.optimiser, network)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.judge = Judge(config, domains, device)
         self.window = _Window(device)
@@ -441,19 +451,6 @@ class _Window:
     def restore(self, state: dict[str, tuple[float, int]]) -> None:
         """Continue from what :meth:`state` gave."""
         self._sums = {name: (torch.tensor(total, device=self._device), steps) for name, (total, steps) in state.items()}
-
-
-def _optimiser(config: OptimiserConfig, network: torch.nn.Module) -> torch.optim.Optimizer:
-    groups = parameter_groups(
-        network, lr=config.lr, weight_decay=config.weight_decay, head_lr_factor=config.head_lr_factor
-    )
-    if config.name == "sgd":
-        sgd = torch.optim.SGD(groups, momentum=config.momentum, fused=True)
-        for group in groups:
-            for parameter in group["params"]:  # else a first step that is blocked leaves uninitialised memory in them
-                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        return sgd
-    return torch.optim.AdamW(groups, betas=(config.momentum, 0.999), fused=True)
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

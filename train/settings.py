@@ -308,8 +308,9 @@ class TrainConfig:
     """Images per domain, process and pass."""
     accumulate: int = 1
     """Passes whose gradients make one step."""
-    amp: Literal["off", "bf16", "fp16"] = "off"
-    """Mixed precision: ``bf16``, or ``fp16`` with loss scaling (needs CUDA)."""
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    """Mixed precision: ``bf16``, or ``fp16`` with loss scaling (needs CUDA). ``auto`` takes ``bf16`` where the device
+    computes in it, else ``off``; a run keeps what it began with."""
     device: str = "auto"
     """``auto`` takes CUDA where it is usable, else the CPU; ``cpu``; ``cuda``; ``cuda:N``."""
     init_from: str | None = None

@@ -608,6 +608,22 @@ def test_bfloat16_trains_float32_weights(configure: Configure, runs: Path):
     assert all(torch.allclose(mixed[key], exact[key], atol=0.1) for key in mixed if key.startswith("network."))
 
 
+@pytest.mark.parametrize(("computes", "expected"), [(True, "bf16"), (False, "off")])
+def test_mixed_precision_is_chosen_by_the_device_and_kept(
+    computes: bool, expected: str, configure: Configure, runs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: computes)
+    said: list[str] = []
+    with pytest.raises(Interrupted):
+        fit(configure(amp="auto"), runs=runs, name="auto", on_step=stop_at(2), on_message=said.append)
+    assert any("mixed precision bf16" in line for line in said) == computes
+    chosen = fit(configure(amp=expected), runs=runs, name="chosen").run
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: not computes)  # resumed elsewhere
+    assert_same(weights(resume(find_run("auto", runs)).run), weights(chosen))
+
+
 def test_fp16_on_the_cpu_is_refused_before_anything_is_made(configure: Configure, runs: Path):
     with pytest.raises(UnavailableError, match="--amp fp16 needs CUDA"):
         fit(configure(amp="fp16"), runs=runs)
