@@ -218,6 +218,7 @@ _SETTINGS: dict[str, str] = {
 @click.option("--name", help="Name of this run.  [default: from preset, mode and seed]")
 @click.option("--resume", "resume_run", metavar="RUN", help="Continue an interrupted run; all else comes from it.")
 @click.option("--print-config", is_flag=True, help="Print the resolved settings as TOML and stop.")
+@click.option("--profile", is_flag=True, help="Say where the time of a step goes; a trace is left in the run.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def train(
     preset: str | None,
@@ -229,6 +230,7 @@ def train(
     name: str | None,
     resume_run: str | None,
     print_config: bool,
+    profile: bool,
     quiet: bool,
     **flags: Any,
 ) -> None:
@@ -255,7 +257,7 @@ def train(
             raise UsageError("--resume continues a run with its own name and settings; leave the other options out")
         from dann.train.loop import resume
 
-        start = partial(resume, find_run(resume_run, runs))
+        start = partial(resume, find_run(resume_run, runs), profile=profile)
     else:
         config, default_name = _train_config(preset, method, config_file, overrides)
         if print_config:
@@ -263,7 +265,7 @@ def train(
             return
         from dann.train.loop import fit
 
-        start = partial(fit, config, runs=runs, name=name, default_name=default_name)
+        start = partial(fit, config, runs=runs, name=name, default_name=default_name, profile=profile)
 
     with Progress("train", quiet=quiet or not _first_process()) as progress:
         result = start(

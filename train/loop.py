@@ -37,6 +37,7 @@ from dann.train.metrics_log import MetricsLog, NoLog
 from dann.train.model import DomainAdversarialNetwork
 from dann.train.optimiser import build_optimiser
 from dann.train.parameter_groups import freeze, hold_frozen_statistics
+from dann.train.profile import StepProfile
 from dann.train.run_dir import RUNS, RunDir, create_run, mark_latest, write_json
 from dann.train.run_result import TrainResult
 from dann.train.schedule import LAM_SCHEDULES, LR_SCHEDULES, adamatch_warmup, linear_warmup
@@ -64,11 +65,13 @@ def fit(
     runs: Path = RUNS,
     name: str | None = None,
     default_name: str = "run",
+    profile: bool = False,
     on_step: OnStep = lambda done, total, numbers: None,
     on_message: OnMessage = lambda message: None,
 ) -> TrainResult:
     """Train from the start into a new folder under ``runs``.
 
+    ``profile`` says through ``on_message`` where the time of 20 steps went, and leaves a trace of them in the run.
     Under ``torchrun`` all processes call this; the first one writes. Raises :class:`UsageError` for data that is
     missing or does not match, :class:`Diverged` for a non-finite loss, :class:`Interrupted` after SIGINT or SIGTERM,
     the state being saved then.
@@ -86,12 +89,13 @@ def fit(
             about = {**domains.record(), "processes": world.size}
             root = str(create_run(runs, name, default_name, located(config), about).root)
         run = RunDir(Path(world.text_of_first(root)))
-        return _Training(config, domains, network, run, device, world).go(on_step, on_message)
+        return _Training(config, domains, network, run, device, world).go(on_step, on_message, profile)
 
 
 def resume(
     run: RunDir,
     *,
+    profile: bool = False,
     on_step: OnStep = lambda done, total, numbers: None,
     on_message: OnMessage = lambda message: None,
 ) -> TrainResult:
@@ -121,7 +125,7 @@ def resume(
         if begun and world.first:
             mark_latest(run.root)
             training.listed = True
-        return training.go(on_step, on_message)
+        return training.go(on_step, on_message, profile)
 
 
 def _with_precision(config: TrainConfig, device: torch.device, world: World, on_message: OnMessage) -> TrainConfig:
@@ -189,7 +193,9 @@ class _Training:
         self.judge.restore(progress["judge"])
         self.window.restore(progress["window"])
 
-    def go(self, on_step: OnStep, on_message: OnMessage) -> TrainResult:
+    def go(self, on_step: OnStep, on_message: OnMessage, profile: bool) -> TrainResult:
+        trace = self.run.profile if profile and self.world.first else None
+        self.profile = StepProfile(trace, self.device, self.total - self.step)
         began, began_step = time.perf_counter(), self.step
         for name, reason in self.domains.skipped[:5]:
             on_message(f"left out {name!r}: {reason}")
@@ -223,7 +229,10 @@ class _Training:
         self.adaptation.train_like(self.network)
         own = range(self.world.rank * self.config.accumulate, (self.world.rank + 1) * self.config.accumulate)
         of = self.world.size * self.config.accumulate
-        for shards in self.batches.steps(range(self.step, self.total), shards=own, of=of):
+        batches = iter(self.batches.steps(range(self.step, self.total), shards=own, of=of))
+        while self.step < self.total:
+            with self.profile.stage("data"):
+                shards = next(batches)
             pace, lr_factor = self._pace()
             for group in self.optimiser.param_groups:
                 group["lr"] = group["base_lr"] * lr_factor
@@ -238,6 +247,8 @@ class _Training:
                 numbers["epoch"] = self.step / self.steps_per_epoch
                 log.write("step", self.step, numbers)
             on_step(self.step, self.total, numbers)
+            for line in self.profile.step_done(self.images_per_step * len(shards[0])):
+                on_message(line)
 
             stopping = self.world.largest(stop.received or 0, self.device)
             if self._evaluates_now():
@@ -257,19 +268,21 @@ class _Training:
             noted = [(shard, output.values) for shard, output in zip(shards, outputs, strict=True)]
             self.watch.note(torch.stack([output.total for output in outputs]), (self.step, noted))
             self._stop_if_not_finite(wait=scaler.is_enabled())
-            if clip_norm is not None:
-                scaler.unscale_(optimiser)
-                parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-                torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
             loss_scale = scaler.get_scale()
             if loss_scale < _SMALLEST_LOSS_SCALE:
                 raise self._not_finite(self.step, noted)
-            scaler.step(optimiser)
-            scaler.update()
+            with self.profile.stage("optimiser"):
+                if clip_norm is not None:
+                    scaler.unscale_(optimiser)
+                    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+                    torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+                scaler.step(optimiser)
+                scaler.update()
             if scaler.get_scale() >= loss_scale:
                 break  # else an fp16 gradient overflowed, no weight moved: the same batch at the smaller scale
         marginals = {name: _mean(output.marginals[name] for output in outputs) for name in outputs[0].marginals}
-        self.adaptation.step(self.network, marginals, self.world)
+        with self.profile.stage("averages"):
+            self.adaptation.step(self.network, marginals, self.world)
         return {name: _mean(output.values[name] for output in outputs) for name in outputs[0].values}
 
     def _backward(self, shards: list[tuple[DeviceBatch, ...]], number: int, pace: Pace) -> StepOutput:
@@ -277,10 +290,12 @@ class _Training:
         batches = shards[number]
         last = number == len(shards) - 1
         with contextlib.nullcontext() if last else self._without_averaging():
-            inputs = self._inputs(batches)
-            with self._autocast():
+            with self.profile.stage("augmentation"):
+                inputs = self._inputs(batches)
+            with self.profile.stage("forward"), self._autocast():
                 output: StepOutput = self.forward(inputs, self.adaptation, pace)
-            self.scaler.scale(output.total / len(shards)).backward()
+            with self.profile.stage("backward"):
+                self.scaler.scale(output.total / len(shards)).backward()
         return output
 
     def _pace(self) -> tuple[Pace, float]:

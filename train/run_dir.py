@@ -35,6 +35,7 @@ class RunDir:
         self.last = self.checkpoint("last")
         self.selected = self.checkpoint("selected")
         self.result = root / "result.json"
+        self.profile = root / "profile.json"
         self.bundle = root / "bundle"
 
     def checkpoint(self, which: Which) -> Path:

@@ -371,3 +371,9 @@ def test_a_file_does_not_take_a_method_back(place: Path):
     Path("lr.toml").write_text("[optimiser]\nlr = 0.5\n")
     found = resolved(*DATA, "--config", "lr.toml", "--method", "mcc")
     assert (found["optimiser"]["lr"], found["objectives"]["mcc"]) == (0.5, 1.0)
+
+
+def test_a_profile_says_where_the_time_went(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(pictures)
+    ran = done("train", *DATA, *NETWORK, "--steps", "8", "--runs", tmp_path, "--profile")
+    assert "  forward " in ran.stderr and "profile.json" in ran.stderr
