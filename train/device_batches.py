@@ -67,7 +67,10 @@ class DeviceBatches:
         """In the reading thread: all that is to be uploaded, pinned where that is faster."""
 
         def pinned(tensor: Tensor) -> Tensor:
-            return tensor.pin_memory() if self._device.type == "cuda" else tensor
+            if self._device.type != "cuda":
+                return tensor
+            with torch.cuda.device(self._device):  # which each thread has of its own
+                return tensor.pin_memory()
 
         pixels = batch.indices if batch.pixels_NHWC is None else batch.pixels_NHWC
         shape = self._streams[0].images.shape_HWC
@@ -99,6 +102,7 @@ class DeviceBatches:
     def _uploaded_ahead(self, host: Iterator[list[tuple[DeviceBatch, ...]]]) -> Iterator[list[tuple[DeviceBatch, ...]]]:
         """One step ahead, on a stream of its own."""
         uploads = torch.cuda.Stream(self._device)
+        uploads.wait_stream(torch.cuda.current_stream(self._device))  # where the resident sets came from
 
         def upload(shards: list[tuple[DeviceBatch, ...]]) -> tuple[list[tuple[DeviceBatch, ...]], torch.cuda.Event]:
             done = torch.cuda.Event()
@@ -111,21 +115,20 @@ class DeviceBatches:
         for shards in host:
             following = upload(shards)
             if ahead is not None:
-                yield _ready(*ahead)
+                yield self._ready(*ahead)
             ahead = following
         if ahead is not None:
-            yield _ready(*ahead)
+            yield self._ready(*ahead)
 
-
-def _ready(shards: list[tuple[DeviceBatch, ...]], event: torch.cuda.Event) -> list[tuple[DeviceBatch, ...]]:
-    """For the current stream, which waits for the upload and then owns what came."""
-    current = torch.cuda.current_stream()
-    current.wait_event(event)
-    for shard in shards:
-        for batch in shard:
-            for tensor in batch.tensors():
-                tensor.record_stream(current)
-    return shards
+    def _ready(self, shards: list[tuple[DeviceBatch, ...]], event: torch.cuda.Event) -> list[tuple[DeviceBatch, ...]]:
+        """For the current stream, which waits for the upload and then owns what came."""
+        current = torch.cuda.current_stream(self._device)
+        current.wait_event(event)
+        for shard in shards:
+            for batch in shard:
+                for tensor in batch.tensors():
+                    tensor.record_stream(current)
+        return shards
 
 
 def _resident_sets(streams: list[BatchStream], device: torch.device) -> list[Tensor | None]:

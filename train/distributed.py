@@ -84,11 +84,11 @@ def local_rank() -> int:
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
     """The world of this process: NCCL between GPUs, gloo between CPUs."""
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # streams and events are those of the current one
     if not started_by_torchrun():
         yield World()
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield World(dist.get_rank(), dist.get_world_size())
