@@ -32,6 +32,22 @@ class DeviceBatch:
     changes: tuple[dict[str, Tensor], ...]
     """For each view of the images the arguments of :func:`dann.train.augment.apply`."""
 
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def pieces(self, count: int) -> "list[DeviceBatch]":
+        """The batch in ``count`` parts, in order, whose lengths differ by one at most."""
+        bounds = np.linspace(0, len(self), count + 1).astype(int)
+        return [self._rows(slice(*ends)) for ends in zip(bounds[:-1], bounds[1:], strict=True)]
+
+    def _rows(self, rows: slice) -> "DeviceBatch":
+        return DeviceBatch(
+            indices=self.indices[rows],
+            pixels_NHWC=self.pixels_NHWC[rows],
+            labels_N=None if self.labels_N is None else self.labels_N[rows],
+            changes=tuple({name: values[rows] for name, values in view.items()} for view in self.changes),
+        )
+
     def tensors(self) -> Iterator[Tensor]:
         yield self.pixels_NHWC
         if self.labels_N is not None:

@@ -175,6 +175,7 @@ class _Training:
             # a mode, a method or a stage may leave the domain classifier without a gradient
             self.forward = DistributedDataParallel(self.forward, find_unused_parameters=not always)
         self.step = 0
+        self.pieces = 1  # passes that each shard takes
         self.listed = False
         self.images_per_step = config.batch_size * config.accumulate * world.size
         self.steps_per_epoch = max(1, len(domains.labelled) // self.images_per_step)
@@ -196,6 +197,7 @@ class _Training:
     def go(self, on_step: OnStep, on_message: OnMessage, profile: bool) -> TrainResult:
         trace = self.run.profile if profile and self.world.first else None
         self.profile = StepProfile(trace, self.device, self.total - self.step)
+        self.say = on_message
         began, began_step = time.perf_counter(), self.step
         for name, reason in self.domains.skipped[:5]:
             on_message(f"left out {name!r}: {reason}")
@@ -262,10 +264,7 @@ class _Training:
         """One optimiser step; the means over ``shards`` of what is logged."""
         optimiser, scaler, clip_norm = self.optimiser, self.scaler, self.config.optimiser.clip_norm
         while True:
-            optimiser.zero_grad(set_to_none=True)
-            torch.manual_seed(_seed(self.config.seed, self.step, self.world.rank))
-            outputs = [self._backward(shards, number, pace) for number in range(len(shards))]
-            noted = [(shard, output.values) for shard, output in zip(shards, outputs, strict=True)]
+            noted, outputs = self._gradients(shards, pace)
             self.watch.note(torch.stack([output.total for output in outputs]), (self.step, noted))
             self._stop_if_not_finite(wait=scaler.is_enabled())
             loss_scale = scaler.get_scale()
@@ -285,17 +284,47 @@ class _Training:
             self.adaptation.step(self.network, marginals, self.world)
         return {name: _mean(output.values[name] for output in outputs) for name in outputs[0].values}
 
+    def _gradients(self, shards: list[tuple[DeviceBatch, ...]], pace: Pace) -> tuple[list[_Noted], list[StepOutput]]:
+        """Those of a step, in as many passes as memory asks for; what was noted of each pass, and what came of it."""
+        while True:
+            self.optimiser.zero_grad(set_to_none=True)
+            torch.manual_seed(_seed(self.config.seed, self.step, self.world.rank))
+            passes = [
+                part for shard in shards for part in zip(*(batch.pieces(self.pieces) for batch in shard), strict=True)
+            ]
+            try:
+                outputs = [self._backward(passes, number, pace) for number in range(len(passes))]
+                return [(part, output.values) for part, output in zip(passes, outputs, strict=True)], outputs
+            except torch.OutOfMemoryError as error:
+                self._take_smaller_pieces(len(shards[0][0]), error)
+            torch.cuda.empty_cache()  # after the frames of the error, which hold on to what did not fit, have gone
+
+    def _take_smaller_pieces(self, images: int, error: torch.OutOfMemoryError) -> None:
+        advice = "try a smaller --batch-size, with --accumulate for as many images a step"
+        if self.world.size > 1:  # the others wait for the gradients of this one
+            raise DannError(f"{self.device} has too little memory for {images} images of a domain; {advice}") from error
+        most = images // 2
+        if self.pieces >= most:
+            raise DannError(f"{self.device} has too little memory for two images of a domain; {advice}") from error
+        self.pieces = min(2 * self.pieces, most)
+        self.say(
+            f"{self.device} has too little memory for {images} images of a domain at once: each step goes through them "
+            f"in {self.pieces} passes from now on. They stay the same, in the same order; batch normalisation takes "
+            "the statistics of each pass by itself"
+        )
+
     def _backward(self, shards: list[tuple[DeviceBatch, ...]], number: int, pace: Pace) -> StepOutput:
-        """Add the gradients of one shard."""
+        """Add the gradients of one shard, for its share of all images."""
         batches = shards[number]
         last = number == len(shards) - 1
+        share = len(batches[0]) / sum(len(each[0]) for each in shards)
         with contextlib.nullcontext() if last else self._without_averaging():
             with self.profile.stage("augmentation"):
                 inputs = self._inputs(batches)
             with self.profile.stage("forward"), self._autocast():
                 output: StepOutput = self.forward(inputs, self.adaptation, pace)
             with self.profile.stage("backward"):
-                self.scaler.scale(output.total / len(shards)).backward()
+                self.scaler.scale(output.total * share).backward()
         return output
 
     def _pace(self) -> tuple[Pace, float]:

@@ -596,6 +596,47 @@ def test_a_learning_rate_that_is_far_too_large_ends_in_a_message(configure: Conf
         fit(configure({**leaky, "optimiser.lr": 100.0, "optimiser.lr_schedule": "constant"}, steps=30), runs=runs)
 
 
+# ---- too little memory ---------------------------------------------------------------------------------------------
+
+
+def room_for(count: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A device that has memory for ``count`` images of a domain. Returns how many each pass had, as they come."""
+    forward, passes = training_step.TrainingStep.forward, []
+
+    def limited(self: Any, batch: Any, *rest: Any) -> Any:
+        passes.append(len(batch.labels_N))
+        if len(batch.labels_N) > count:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, batch, *rest)
+
+    monkeypatch.setattr(training_step.TrainingStep, "forward", limited)
+    return passes
+
+
+@pytest.mark.parametrize(("batch_size", "room", "passes"), [(8, 3, 4), (8, 4, 2), (6, 2, 3)])
+def test_what_does_not_fit_goes_through_in_passes_with_the_same_images(
+    batch_size: int, room: int, passes: int, configure: Configure, runs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = configure({**PLAIN, "batch_size": batch_size}, mode="source")
+    whole = weights(fit(config, runs=runs).run)
+    sizes, said = room_for(room, monkeypatch), []
+    found = weights(fit(config, runs=runs, on_message=said.append).run)
+    (message,) = [line for line in said if "too little memory" in line and f"in {passes} passes" in line]
+    assert f"cpu has too little memory for {batch_size} images of a domain at once" in message
+    assert "batch normalisation takes the statistics of each pass" in message
+    assert sum(sizes[-passes:]) == batch_size and max(sizes[-passes:]) <= room
+    for name, value in whole.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_memory_for_less_than_two_images_ends_the_run(
+    configure: Configure, runs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    room_for(1, monkeypatch)
+    with pytest.raises(DannError, match="cpu has too little memory for two images of a domain; try a smaller --batch"):
+        fit(configure(), runs=runs)
+
+
 # ---- precision and devices ----------------------------------------------------------------------------------------
 
 
