@@ -4,12 +4,12 @@ The averaged network (an exponential moving average of weights and batch statist
 where it is kept, and it is the teacher of the objectives that have one. The class marginals are AdaMatch's.
 """
 
-from collections.abc import Callable, Iterator
+import copy
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dann.train.batch_norm import TARGET, frozen_running_statistics
 from dann.train.distributed import World
@@ -28,8 +28,7 @@ class AdaptationState(nn.Module):
         super().__init__()
         self.averaged = None
         if ema:
-            self.averaged = AveragedModel(network, multi_avg_fn=_moving_average(ema), use_buffers=True)
-            self.averaged.requires_grad_(False)
+            self.averaged = _MovingAverage(network, ema)
         self.register_buffer("source_marginal_K", torch.full((classes,), 1.0 / classes))
         self.register_buffer("target_marginal_K", torch.full((classes,), 1.0 / classes))
 
@@ -37,7 +36,6 @@ class AdaptationState(nn.Module):
         """The averaged network where there is one, else ``network`` itself."""
         if self.averaged is None:
             return network
-        assert isinstance(self.averaged.module, DomainAdversarialNetwork)
         return self.averaged.module
 
     def train_like(self, network: nn.Module) -> None:
@@ -55,22 +53,35 @@ class AdaptationState(nn.Module):
             return teacher(images_NCHW, TARGET)
 
     @torch.no_grad()
-    def step(self, network: DomainAdversarialNetwork, marginals: dict[str, Tensor], world: World) -> None:
+    def step(
+        self, network: DomainAdversarialNetwork, marginals: dict[str, Tensor], world: World, *, steps_before: int
+    ) -> None:
         """Take in the weights after an optimiser step, and the mean class probabilities (K,) of its batch."""
         if self.averaged is not None:
-            self.averaged.update_parameters(network)
+            self.averaged.update(network, steps_before)
         for name, batch_K in marginals.items():
             running_K: Tensor = getattr(self, name)
             running_K.lerp_(world.mean(batch_K), 1 - _MARGINAL_DECAY)
 
 
-def _moving_average(decay: float) -> Callable[..., None]:
-    """An exponential moving average that forgets faster at first, so that the untrained weights leave no trace."""
+class _MovingAverage(nn.Module):
+    """The exponential moving average of the weights and batch statistics of a network.
 
-    def update(averaged: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
-        get_ema_multi_avg_fn(min(decay, (1 + int(steps)) / (10 + int(steps))))(averaged, current, steps)
+    It forgets faster at first, so that the untrained weights leave no trace. How far it is comes with each update: a
+    count of its own on a GPU, as torch's AveragedModel keeps, would be waited for at each step.
+    """
 
-    return update
+    def __init__(self, network: DomainAdversarialNetwork, decay: float):
+        super().__init__()
+        self.module = copy.deepcopy(network).requires_grad_(False)
+        self._decay = decay
+
+    def update(self, network: DomainAdversarialNetwork, steps_before: int) -> None:
+        own, others = self.module.state_dict().values(), network.state_dict().values()
+        pairs = [(value, other) for value, other in zip(own, others, strict=True) if value.is_floating_point()]
+        decay = min(self._decay, (1 + steps_before) / (10 + steps_before)) if steps_before else 0.0
+        averages, current = zip(*pairs, strict=True)
+        torch._foreach_lerp_(averages, current, 1 - decay)  # type: ignore[attr-defined]
 
 
 @contextmanager

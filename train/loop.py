@@ -281,7 +281,7 @@ class _Training:
                 break  # else an fp16 gradient overflowed, no weight moved: the same batch at the smaller scale
         marginals = {name: _mean(output.marginals[name] for output in outputs) for name in outputs[0].marginals}
         with self.profile.stage("averages"):
-            self.adaptation.step(self.network, marginals, self.world)
+            self.adaptation.step(self.network, marginals, self.world, steps_before=self.step)
         return {name: _mean(output.values[name] for output in outputs) for name in outputs[0].values}
 
     def _gradients(self, shards: list[tuple[DeviceBatch, ...]], pace: Pace) -> tuple[list[_Noted], list[StepOutput]]:

@@ -49,7 +49,7 @@ def test_the_average_is_the_one_of_a_loop_by_hand_buffers_included(decay: float,
     expected: dict[str, Tensor] = {}
     for step in range(30):
         move(network)
-        state.step(network, {}, ALONE)
+        state.step(network, {}, ALONE, steps_before=step)
         now = {name: value.double() for name, value in network.state_dict().items()}
         keep = min(decay, (1 + step) / (10 + step))
         expected = {
@@ -65,14 +65,14 @@ def test_the_untrained_weights_leave_no_trace(network: DomainAdversarialNetwork)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.fill_(5.0)
-    state.step(network, {}, ALONE)
+    state.step(network, {}, ALONE, steps_before=0)
     assert state.averaged is not None
     assert all((parameter == 5.0).all() for parameter in state.averaged.module.parameters())
 
 
 def test_the_average_is_a_network_of_its_own(network: DomainAdversarialNetwork):
     state = AdaptationState(network, classes=3, ema=0.9)
-    state.step(network, {}, ALONE)
+    state.step(network, {}, ALONE, steps_before=0)
     before = copy.deepcopy(averaged(state))
     move(network)
     assert all(torch.equal(value, before[name]) for name, value in averaged(state).items())
@@ -131,7 +131,7 @@ def test_marginals_start_even_and_follow_the_batches(network: DomainAdversarialN
     assert torch.equal(state.source_marginal_K, even) and torch.equal(state.target_marginal_K, even)
     expected = even.clone()
     for batch_K in torch.rand(20, 3).softmax(1):
-        state.step(network, {"source_marginal_K": batch_K.clone()}, ALONE)
+        state.step(network, {"source_marginal_K": batch_K.clone()}, ALONE, steps_before=0)
         expected = 0.99 * expected + 0.01 * batch_K
         assert state.source_marginal_K.sum().item() == pytest.approx(1.0, abs=1e-6)
     torch.testing.assert_close(state.source_marginal_K, expected)
@@ -149,14 +149,14 @@ def test_a_checkpoint_continues_the_state_bit_for_bit(ema: float, network: Domai
     state = AdaptationState(network, classes=3, ema=ema)
     for _ in range(4):
         move(network)
-        state.step(network, {"target_marginal_K": torch.tensor([0.7, 0.2, 0.1])}, ALONE)
+        state.step(network, {"target_marginal_K": torch.tensor([0.7, 0.2, 0.1])}, ALONE, steps_before=0)
     checkpoint.save(path, network, optimiser, scaler, state, step=4, classes=("a", "b", "c"), progress={})
 
     restored = AdaptationState(network, classes=3, ema=ema)
     checkpoint.restore(path, network, optimiser, scaler, restored, classes=("a", "b", "c"))
     move(network)
     for one in (state, restored):
-        one.step(network, {"target_marginal_K": torch.tensor([0.1, 0.2, 0.7])}, ALONE)
+        one.step(network, {"target_marginal_K": torch.tensor([0.1, 0.2, 0.7])}, ALONE, steps_before=0)
     found, expected = restored.state_dict(), state.state_dict()
     assert found.keys() == expected.keys()
     assert [name for name, value in expected.items() if not torch.equal(value, found[name])] == []

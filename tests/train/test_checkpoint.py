@@ -48,7 +48,7 @@ class State:
         (logits.sum() + self.network.domain_logits(gradient_reversal(features, 0.5)).sum()).backward()
         self.optimiser.step()
         marginal = logits.detach().softmax(dim=1).mean(dim=0)
-        self.adaptation.step(self.network, {"source_marginal_K": marginal}, World())
+        self.adaptation.step(self.network, {"source_marginal_K": marginal}, World(), steps_before=number)
 
     def save(self, path: Path, *, step: int = 7) -> None:
         parts = self.network, self.optimiser, self.scaler, self.adaptation
