@@ -176,6 +176,7 @@ class _Training:
             self.forward = DistributedDataParallel(self.forward, find_unused_parameters=not always)
         self.step = 0
         self.pieces = 1  # passes that each shard takes
+        self.overflows = 0
         self.listed = False
         self.images_per_step = config.batch_size * config.accumulate * world.size
         self.steps_per_epoch = max(1, len(domains.labelled) // self.images_per_step)
@@ -193,6 +194,7 @@ class _Training:
         )
         self.judge.restore(progress["judge"])
         self.window.restore(progress["window"])
+        self.overflows = progress.get("overflows", 0)
 
     def go(self, on_step: OnStep, on_message: OnMessage, profile: bool) -> TrainResult:
         trace = self.run.profile if profile and self.world.first else None
@@ -207,6 +209,10 @@ class _Training:
             on_message(note)
         with StopSignal() as stop, self._log() as log:
             self._train(stop, log, on_step, on_message)
+        if self.overflows:
+            on_message(
+                f"fp16: gradients overflowed {self.overflows} times, and the step was repeated at a smaller scale"
+            )
         seconds = time.perf_counter() - began
         domains = 2 if self.config.mode == "dann" else 1
         result = TrainResult(
@@ -247,6 +253,8 @@ class _Training:
                 lr = self.optimiser.param_groups[0]["lr"]
                 numbers = {**self.window.means(self.world), "lam": pace.lam, "lr": lr}
                 numbers["epoch"] = self.step / self.steps_per_epoch
+                if self.scaler.is_enabled():
+                    numbers |= {"loss_scale": self.scaler.get_scale(), "overflows": self.overflows}
                 log.write("step", self.step, numbers)
             on_step(self.step, self.total, numbers)
             for line in self.profile.step_done(self.images_per_step * len(shards[0])):
@@ -278,7 +286,8 @@ class _Training:
                 scaler.step(optimiser)
                 scaler.update()
             if scaler.get_scale() >= loss_scale:
-                break  # else an fp16 gradient overflowed, no weight moved: the same batch at the smaller scale
+                break
+            self.overflows += 1  # of an fp16 gradient: no weight moved, so the same batch at the smaller scale
         marginals = {name: _mean(output.marginals[name] for output in outputs) for name in outputs[0].marginals}
         with self.profile.stage("averages"):
             self.adaptation.step(self.network, marginals, self.world, steps_before=self.step)
@@ -407,7 +416,8 @@ class _Training:
 
     def _save(self) -> None:
         self._check_weights()
-        progress = {"judge": self.judge.state(), "window": self.window.state(self.world)}
+        window = self.window.state(self.world)
+        progress = {"judge": self.judge.state(), "window": window, "overflows": self.overflows}
         if not self.world.first:
             return
         checkpoint.save(

@@ -672,13 +672,24 @@ def test_fp16_on_the_cpu_is_refused_before_anything_is_made(configure: Configure
 
 
 def test_an_fp16_step_that_overflows_is_repeated_at_a_smaller_scale(
-    configure: Configure, runs: Path, monkeypatch: pytest.MonkeyPatch
+    configure: Configure, runs: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(loop, "training_device", lambda config: torch.device("cpu"))  # the CPU has fp16, slowly
     monkeypatch.setattr(torch.amp, "GradScaler", partial(torch.amp.GradScaler, init_scale=2.0**40))
     steps: list[int] = []
-    fit(configure(amp="fp16"), runs=runs, name="mine", on_step=lambda done, total, numbers: steps.append(done))
-    header, tensors = checkpoint.read(find_run("mine", runs).last)
+    said: list[str] = []
+    fit(
+        configure(amp="fp16"),
+        runs=runs,
+        name="mine",
+        on_step=lambda done, total, numbers: steps.append(done),
+        on_message=said.append,
+    )
+    run = find_run("mine", runs)
+    last = [line for line in lines(run.metrics) if "loss_scale" in line][-1]
+    assert last["overflows"] >= 1 and last["loss_scale"] < 2.0**40
+    assert f"fp16: gradients overflowed {last['overflows']} times, and the step was repeated at a smaller scale" in said
+    header, tensors = checkpoint.read(run.last)
     assert header["scaler"]["scale"] < 2.0**40
     assert steps == [1, 2, 3, 4, 5, 6] and header["step"] == 6
     assert all(value.isfinite().all() for value in tensors.values())
