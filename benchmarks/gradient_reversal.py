@@ -36,6 +36,7 @@ class Case:
 
 
 def cases(dtype: torch.dtype, device: torch.device) -> list[Case]:
+    torch.compiler.reset()  # else it stops compiling after eight shapes and dtypes
     lam, count = torch.tensor(LAM, device=device), torch.tensor(0, device=device)
     size = dtype.itemsize
 
@@ -160,8 +161,9 @@ def captured(way: Callable[[Tensor, Tensor], object], pairs: list[tuple[Tensor, 
 
 def copy_rate(elements: int, dtype: torch.dtype, device: torch.device) -> float:
     """Bytes a second, read and written, of a copy of ``elements``."""
-    source, to = (torch.empty(elements, dtype=dtype, device=device) for _ in range(2))
-    took = in_turn({"copy": lambda: [to.copy_(source) for _ in range(10)]}, 10, device)["copy"]
+    pairs = max(2, min(64, L2_BYTES // (2 * elements * dtype.itemsize)))
+    buffers = [[torch.empty(elements, dtype=dtype, device=device) for _ in range(2)] for _ in range(pairs)]
+    took = in_turn({"copy": lambda: [to.copy_(source) for source, to in buffers]}, pairs, device)["copy"]
     return 2 * elements * dtype.itemsize / took
 
 

@@ -37,22 +37,21 @@ CLASSES = 10
 ROUNDS = 3
 
 
-def draw_sets(root: Path, regime: str) -> dict[str, Any]:
+def draw_sets(root: Path, regime: str, images_each: int) -> dict[str, Any]:
     """Two domains of random images, as settings of a run."""
     rng = np.random.default_rng(0)
     if regime == "digits":
+        labels, classes = np.arange(6 * images_each) % CLASSES, np.arange(CLASSES).astype(str)
         for domain in ("source", "target"):
-            images = rng.integers(0, 256, (6000, 28, 28, 3), np.uint8)
-            np.savez(
-                root / f"{domain}.npz", x=images, y=np.arange(6000) % CLASSES, classes=np.arange(CLASSES).astype(str)
-            )
+            images = rng.integers(0, 256, (len(labels), 28, 28, 3), np.uint8)
+            np.savez(root / f"{domain}.npz", x=images, y=labels, classes=classes)
         return {
             "preset": "mnist-mnistm",
             "data.source": str(root / "source.npz"),
             "data.target": str(root / "target.npz"),
         }
     for domain in ("source", "target"):
-        for number in range(1000):
+        for number in range(images_each):
             folder = root / domain / str(number % CLASSES)
             folder.mkdir(parents=True, exist_ok=True)
             image = cv2.resize(rng.integers(0, 256, (12, 16, 3), np.uint8), (500, 375), interpolation=cv2.INTER_CUBIC)
@@ -216,7 +215,7 @@ def main(device: str, amp: str, steps: int, batch_sizes: tuple[int, ...], regime
     click.echo("|---|---|---|---|---|")
     for regime in regimes:
         with tempfile.TemporaryDirectory() as folder:
-            settings = draw_sets(Path(folder), regime)
+            settings = draw_sets(Path(folder), regime, max(1000, *batch_sizes))
             for batch_size in batch_sizes:
                 config = configure(settings, device, amp, batch_size, steps)
                 found: dict[str, list[float]] = {"dann": [], "bare": [], "plain": []}

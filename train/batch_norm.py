@@ -140,3 +140,22 @@ def _replace(network: nn.Module, kind: type, make: Callable[..., nn.Module]) -> 
         for name, child in module.named_children():
             if isinstance(child, kind):
                 setattr(module, name, make(child))
+
+
+class KeptBuffers:
+    """The batch statistics of a network, to bring back before a pass is repeated."""
+
+    def __init__(self, network: nn.Module):
+        self._live = list(network.buffers())
+        self._kept = [torch.empty_like(buffer) for buffer in self._live]
+
+    def keep(self) -> None:
+        self._copy(self._kept, self._live)
+
+    def bring_back(self) -> None:
+        self._copy(self._live, self._kept)
+
+    @torch.no_grad()
+    def _copy(self, to: list[Tensor], source: list[Tensor]) -> None:
+        if to:
+            torch._foreach_copy_(to, source)  # type: ignore[attr-defined]

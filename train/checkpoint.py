@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from dann.infer.errors import DannError, UsageError
 
 _FORMATS = "dann-checkpoint-"
-FORMAT = f"{_FORMATS}3"
+FORMAT = f"{_FORMATS}4"
 NETWORK = "network"
 AVERAGED = "adaptation.averaged.module"
 """The averaged network, which is evaluated instead of the other where it is there."""

@@ -7,7 +7,6 @@ also while it is in use.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
@@ -25,11 +24,12 @@ from dann.infer.errors import UsageError
 from dann.infer.preprocess import PreprocessSpec
 from dann.train.named_sets import user_cache
 
-_PIXELS, _FAILURES = "pixels.npy", "failures.json"
+_PIXELS, _FAILURES, _PART = "pixels.npy", "failures.json", ".part-"
 _LIMIT_GB = 50.0
 _KEPT_FREE = 0.05  # of the disk
 
 log = logging.getLogger(__name__)
+_in_use: set[Path] = set()  # by this process, and therefore not to be deleted for what it opens next
 
 Decode = Callable[[np.ndarray], list[str | None]]
 """Writes every image into an array (N, H, W, 3) of uint8, and says for each why it cannot be decoded, if so."""
@@ -57,7 +57,7 @@ def cached(contents: Sequence[bytes], preprocess: PreprocessSpec, decode: Decode
         if (found := _open(folder, shape)) is not None:
             return found
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock")):  # the processes of a run all come here: one decodes
+        with _locked(folder.parent / "writing.lock"):  # the processes of a run all come here: one decodes
             if (found := _open(folder, shape)) is not None:
                 return found
             needed = int(np.prod(shape))
@@ -87,16 +87,20 @@ def _open(folder: Path, shape: tuple[int, ...]) -> Decoded | None:
     if pixels_NHWC.shape != shape or len(failures) != len(pixels_NHWC):
         return None
     os.utime(folder)  # used now
+    _in_use.add(folder)
     return Decoded(pixels_NHWC, failures)
 
 
 def _write(folder: Path, shape: tuple[int, ...], decode: Decode) -> None:
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+    part = Path(tempfile.mkdtemp(prefix=_PART, dir=folder.parent))
     try:
         with open(part / _PIXELS, "wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             begin = file.tell()
-            os.posix_fallocate(file.fileno(), 0, begin + int(np.prod(shape)))  # full: an error here, no signal later
+            if hasattr(os, "posix_fallocate"):  # where the disk is full, an error here, and no signal later
+                os.posix_fallocate(file.fileno(), 0, begin + int(np.prod(shape)))
+            else:
+                file.truncate(begin + int(np.prod(shape)))
         pixels_NHWC = np.memmap(part / _PIXELS, np.uint8, "r+", begin, shape)
         failures = decode(pixels_NHWC)
         pixels_NHWC.flush()
@@ -110,7 +114,10 @@ def _write(folder: Path, shape: tuple[int, ...], decode: Decode) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(ModuleNotFoundError):  # Windows: two that write at once do the work twice
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -118,13 +125,18 @@ def _make_room(root: Path, needed: int, limit: float) -> bool:
     """Whether ``needed`` bytes may be written; the sets that were not used for longest are deleted for it."""
     if needed > limit:
         return False
+    for left_over in root.glob(f"{_PART}*"):  # by a process that was killed: another is not writing now
+        shutil.rmtree(left_over, ignore_errors=True)
     kept = sorted((folder for folder in root.iterdir() if folder.is_dir()), key=lambda folder: folder.stat().st_mtime)
     sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in kept}
     for folder in kept:
         if sum(sizes.values()) + needed <= limit:
             break
-        shutil.rmtree(folder, ignore_errors=True)
-        del sizes[folder]
+        if folder not in _in_use:
+            shutil.rmtree(folder, ignore_errors=True)
+            del sizes[folder]
+    if sum(sizes.values()) + needed > limit:
+        return False
     disk = shutil.disk_usage(root)
     return needed <= disk.free - _KEPT_FREE * disk.total
 

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dann.infer.errors import DannError, Diverged, Interrupted, UsageError
 from dann.train import checkpoint
 from dann.train.adaptation_state import AdaptationState
+from dann.train.batch_norm import KeptBuffers
 from dann.train.batches import BatchStream
 from dann.train.config import TrainConfig
 from dann.train.device import precision, training_device
@@ -55,8 +56,8 @@ _DIVERGED = "Try a smaller --lr, --set optimiser.clip_norm=1, or --amp bf16 inst
 OnStep = Callable[[int, int, dict[str, Any]], None]
 """Called with the number of finished steps, the total, and the newest numbers (empty between two logged steps)."""
 OnMessage = Callable[[str], None]
-_Noted = tuple[tuple[DeviceBatch, ...], dict[str, Tensor]]
-"""Of a shard: its batches, and its losses."""
+_Noted = tuple[tuple[np.ndarray, ...], dict[str, Tensor]]
+"""Of a pass: the positions of its images in each set, and its losses."""
 
 
 def fit(
@@ -175,6 +176,7 @@ class _Training:
             # a mode, a method or a stage may leave the domain classifier without a gradient
             self.forward = DistributedDataParallel(self.forward, find_unused_parameters=not always)
         self.step = 0
+        self.statistics = KeptBuffers(network)
         self.pieces = 1  # passes that each shard takes
         self.overflows = 0
         self.listed = False
@@ -194,7 +196,7 @@ class _Training:
         )
         self.judge.restore(progress["judge"])
         self.window.restore(progress["window"])
-        self.overflows = progress.get("overflows", 0)
+        self.overflows, self.pieces = progress["overflows"], progress["pieces"]
 
     def go(self, on_step: OnStep, on_message: OnMessage, profile: bool) -> TrainResult:
         trace = self.run.profile if profile and self.world.first else None
@@ -250,6 +252,7 @@ class _Training:
             self.window.add(values, images=self.images_per_step * len(shards[0]))
             numbers = {}
             if self.step % _LOG_EVERY_STEPS == 0 or self.step == self.total:
+                self._stop_if_not_finite(wait=True)
                 lr = self.optimiser.param_groups[0]["lr"]
                 numbers = {**self.window.means(self.world), "lam": pace.lam, "lr": lr}
                 numbers["epoch"] = self.step / self.steps_per_epoch
@@ -271,6 +274,7 @@ class _Training:
     def _step(self, shards: list[tuple[DeviceBatch, ...]], pace: Pace) -> dict[str, Tensor]:
         """One optimiser step; the means over ``shards`` of what is logged."""
         optimiser, scaler, clip_norm = self.optimiser, self.scaler, self.config.optimiser.clip_norm
+        self.statistics.keep()
         while True:
             noted, outputs = self._gradients(shards, pace)
             self.watch.note(torch.stack([output.total for output in outputs]), (self.step, noted))
@@ -288,6 +292,7 @@ class _Training:
             if scaler.get_scale() >= loss_scale:
                 break
             self.overflows += 1  # of an fp16 gradient: no weight moved, so the same batch at the smaller scale
+            self.statistics.bring_back()
         marginals = {name: _mean(output.marginals[name] for output in outputs) for name in outputs[0].marginals}
         with self.profile.stage("averages"):
             self.adaptation.step(self.network, marginals, self.world, steps_before=self.step)
@@ -303,9 +308,11 @@ class _Training:
             ]
             try:
                 outputs = [self._backward(passes, number, pace) for number in range(len(passes))]
-                return [(part, output.values) for part, output in zip(passes, outputs, strict=True)], outputs
+                indices = [tuple(batch.indices for batch in part) for part in passes]
+                return [(found, output.values) for found, output in zip(indices, outputs, strict=True)], outputs
             except torch.OutOfMemoryError as error:
                 self._take_smaller_pieces(len(shards[0][0]), error)
+            self.statistics.bring_back()
             torch.cuda.empty_cache()  # after the frames of the error, which hold on to what did not fit, have gone
 
     def _take_smaller_pieces(self, images: int, error: torch.OutOfMemoryError) -> None:
@@ -417,7 +424,7 @@ class _Training:
     def _save(self) -> None:
         self._check_weights()
         window = self.window.state(self.world)
-        progress = {"judge": self.judge.state(), "window": window, "overflows": self.overflows}
+        progress = {"judge": self.judge.state(), "window": window, "overflows": self.overflows, "pieces": self.pieces}
         if not self.world.first:
             return
         checkpoint.save(
@@ -449,15 +456,13 @@ class _Training:
         if (found := self.watch.first_bad(wait=wait)) is not None:
             raise self._not_finite(*found)
 
-    def _not_finite(self, step: int, shards: list[_Noted]) -> Diverged:
-        """Of the shards of a step, as they were noted: the first that was not finite, else the first."""
-        batches, losses = next(
-            ((batches, losses) for batches, losses in shards if not losses["loss"].isfinite()), shards[0]
-        )
+    def _not_finite(self, step: int, passes: list[_Noted]) -> Diverged:
+        """Of the passes of a step, as they were noted: the first that was not finite, else the first."""
+        indices, losses = next((noted for noted in passes if not noted[1]["loss"].isfinite()), passes[0])
         sets = [self.domains.labelled.images, self.domains.unlabelled]
         names = [
-            [images.names[i] for i in batch.indices]
-            for images, batch in zip(sets, batches, strict=False)
+            [images.names[i] for i in positions]
+            for images, positions in zip(sets, indices, strict=False)
             if images is not None
         ]
         file = self.run.root / "non_finite.json"

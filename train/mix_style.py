@@ -27,11 +27,16 @@ class MixStyle(nn.Module):
             return x_NCHW
         count, full = len(x_NCHW), x_NCHW.detach().float()  # a square may overflow in half precision
         weight_N = torch.distributions.Beta(_ALPHA, _ALPHA).sample((count,))
-        own = torch.where(torch.rand(count) < _SHARE, weight_N, 1.0).to(x_NCHW.device).view(-1, 1, 1, 1)
-        other_N = torch.randperm(count).to(x_NCHW.device)
+        own_N = torch.where(torch.rand(count) < _SHARE, weight_N, 1.0)
+        own, other_N = _moved(own_N, x_NCHW.device).view(-1, 1, 1, 1), _moved(torch.randperm(count), x_NCHW.device)
         mean = full.mean(dim=(2, 3), keepdim=True)
         deviation = (full.var(dim=(2, 3), keepdim=True, correction=0) + _SMALLEST_VARIANCE).sqrt()
         mixed_mean = own * mean + (1 - own) * mean[other_N]
         mixed_deviation = own * deviation + (1 - own) * deviation[other_N]
         scale = mixed_deviation / deviation
         return x_NCHW * scale.to(x_NCHW.dtype) + (mixed_mean - mean * scale).to(x_NCHW.dtype)
+
+
+def _moved(values_N: Tensor, device: torch.device) -> Tensor:
+    """To ``device``, without waiting for it."""
+    return values_N.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values_N

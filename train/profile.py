@@ -71,7 +71,9 @@ class StepProfile:
         stages["the rest"] = whole - sum(stages.values())
         if self._device.type == "cuda":
             busy_us = sum(
-                event.device_time_total for event in profiler.events() or [] if event.device_type.name == "CUDA"
+                event.device_time_total
+                for event in profiler.events() or []
+                if event.device_type.name == "CUDA" and not event.is_user_annotation
             )
             stages["of all that: GPU idle"] = max(0.0, whole - busy_us / 1e6 / len(self._steps))
         first, last = self._steps.start + 1, self._steps.stop

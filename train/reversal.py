@@ -150,6 +150,8 @@ def _compute(
     result = _result_like(label, domain)
     factor = lam if lam_tensor is None else lam_tensor
     assert factor is not None
+    if isinstance(factor, Tensor) and factor.device.type == "cpu":
+        factor = factor.item()
     if reversal_kernel.choice(domain.device).kernel:
         if isinstance(factor, Tensor):
             factor = factor.to(domain.device, _compute_dtype(result.dtype))
@@ -164,8 +166,6 @@ def _compute(
 
 def _by_torch(label: Tensor | None, domain: Tensor, lam: float | Tensor) -> Tensor:
     """:func:`reverse_ref`, in float32 by torch's own fused multiply-add where λ is at hand as a number."""
-    if isinstance(lam, Tensor) and lam.device.type == "cpu":
-        lam = lam.item()
     if label is None or label.dtype == torch.float64 or isinstance(lam, Tensor):
         return reverse_ref(label, domain, lam)
     return torch.add(label.float(), domain.float(), alpha=-lam).to(label.dtype)

@@ -8,6 +8,7 @@ says why, and torch computes the same.
 
 import logging
 import os
+import threading
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -28,6 +29,7 @@ _MOST_BLOCKS = 2**31 - 1
 _ACCESS_BYTES = 16
 
 log = logging.getLogger(__name__)
+_thread = threading.local()
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def launch(
     blocks = min(-(-result.numel() // (each * _BLOCK)), _MOST_BLOCKS)
     by_number = isinstance(lam, (int, float))
     with torch.cuda.device(result.device):
+        _enter_context(result.device.index)
         core.launch(
             _TorchStream(torch.cuda.current_stream()),
             core.LaunchConfig(grid=blocks, block=_BLOCK),
@@ -144,7 +147,19 @@ def _kernel(device: torch.device, result: torch.dtype, domain: torch.dtype) -> A
 
 @cache
 def _module(architecture: str) -> Any:
-    return compile_source(architecture)
+    code = compile_source(architecture)
+    try:
+        code.get_kernel("reverse_float32_float32")
+    except Exception:  # what was kept is damaged
+        code = program(architecture).compile("cubin")
+    return code
+
+
+def _enter_context(index: int) -> None:
+    """Of the device, in this thread: torch enters it only with the first operation of its own."""
+    if getattr(_thread, "context", None) != index:
+        _cuda("core").Device(index).set_current()
+        _thread.context = index
 
 
 def _cuda(module: str) -> Any:

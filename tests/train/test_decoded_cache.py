@@ -144,6 +144,7 @@ def test_the_set_that_was_not_used_for_longest_makes_room(
     tmp_path: Path, cache: Path, decodings: list[Path], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("DANN_CACHE_GB", str(3 * SET_BYTES / 1e9))  # two sets and what is around the pixels
+    monkeypatch.setattr(decoded_cache, "_in_use", Forgetful())  # as if each came from a process of its own
     many = [draw(tmp_path / name, seed) for seed, name in enumerate("abc")]
     for number, paths in enumerate(many[:2]):
         opened(paths)
@@ -158,6 +159,26 @@ def test_the_set_that_was_not_used_for_longest_makes_room(
     assert len(decodings) == before
     opened(many[1])
     assert len(decodings) == before + IMAGES
+
+
+class Forgetful(set[Path]):
+    def __contains__(self, folder: object) -> bool:
+        return False
+
+
+def test_a_run_does_not_make_room_at_its_own_expense(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DANN_CACHE_GB", str(1.9 * SET_BYTES / 1e9))
+    first, second = draw(tmp_path / "a", 0), draw(tmp_path / "b", 1)
+    opened(first)
+    expect_pixels_of(second, opened(second))
+    assert len(sets(cache)) == 1
+
+
+def test_what_a_killed_process_left_is_deleted(tmp_path: Path, cache: Path):
+    (cache / ".part-old").mkdir(parents=True)
+    (cache / ".part-old" / "pixels.npy").write_bytes(b"half")
+    opened(draw(tmp_path / "a"))
+    assert not (cache / ".part-old").exists()
 
 
 @pytest.mark.parametrize("limit", ["0", str(SET_BYTES / 2e9)])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from gpu import nothing_waits
 
 from dann.train.distributed import World
 from dann.train.finite_watch import FiniteWatch
@@ -57,12 +58,11 @@ def test_an_optimiser_that_is_blocked_changes_nothing(name: str, steps_before: i
 def test_on_a_gpu_the_host_does_not_wait_but_hears_of_it():
     watched = watch("cuda")
     losses = [torch.tensor(value, device="cuda") for value in (1.0, NAN, 1.0)]
-    torch.cuda._sleep(100_000_000)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    watch("cuda").note(losses[0], "loads the kernels")
+    torch.cuda.synchronize()
+    torch.cuda._sleep(500_000_000)  # a quarter of a second
+    with nothing_waits():
         for number, loss in enumerate(losses):
             watched.note(loss, str(number))
             assert watched.first_bad() is None
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert watched.first_bad(wait=True) == "1" and watched.blocked

@@ -605,9 +605,10 @@ def room_for(count: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def limited(self: Any, batch: Any, *rest: Any) -> Any:
         passes.append(len(batch.labels_N))
+        output = forward(self, batch, *rest)
         if len(batch.labels_N) > count:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(self, batch, *rest)
+        return output
 
     monkeypatch.setattr(training_step.TrainingStep, "forward", limited)
     return passes
@@ -627,6 +628,21 @@ def test_what_does_not_fit_goes_through_in_passes_with_the_same_images(
     assert sum(sizes[-passes:]) == batch_size and max(sizes[-passes:]) <= room
     for name, value in whole.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_pass_that_failed_leaves_no_trace_and_a_resumed_run_knows_of_it(
+    configure: Configure, runs: Path, monkeypatch: pytest.MonkeyPatch
+):
+    room_for(4, monkeypatch)
+    whole = weights(fit(configure(), runs=runs).run)
+    with pytest.raises(Interrupted):
+        fit(configure(), runs=runs, name="parts", on_step=stop_at(2))
+    passes = room_for(4, monkeypatch)
+    assert_same(weights(resume(find_run("parts", runs)).run), whole)
+    assert set(passes) == {4}
+    steps = fit(configure(batch_size=4, accumulate=2), runs=runs).run  # in two passes from the first
+    for name, value in whole.items():
+        torch.testing.assert_close(weights(steps)[name], value)
 
 
 def test_memory_for_less_than_two_images_ends_the_run(

@@ -4,15 +4,17 @@ python -m pytest -m gpu tests/train/test_loop_gpu.py
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gpu import nothing_waits
 from torch import Tensor
 
 from dann.infer.errors import Diverged
-from dann.train import checkpoint, device_batches, fit, training_step
+from dann.train import checkpoint, device_batches, fit, loop, training_step
 from dann.train.settings import TrainConfig
 
 pytestmark = [
@@ -25,10 +27,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "dann": {},
     "cdan": {"objectives.dann": 0.0, "objectives.cdan": 1.0},
     "mcc": {"objectives.dann": 0.0, "objectives.mcc": 0.5},
-    "mean-teacher": {"objectives.mean_teacher": 1.0, "optimiser.ema": 0.9},
+    "mean-teacher": {"objectives.mean_teacher": 1.0, "objectives.confidence": 0.5, "optimiser.ema": 0.9},
+    "mixed styles": {"model.backbone": "conv6", "model.mix_style": 2},
     "augmented": {"augment.flip": True, "augment.rotate_deg": 10.0, "augment.colour": 0.2, "augment.noise": 0.05},
 }
 LONG = {"device": "cuda", "eval_every": 0, "save_every": 10**6}
+
+
+@pytest.fixture(autouse=True)
+def the_same_sums_each_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
 def losses(lines: list[dict[str, Any]]) -> list[float]:
@@ -37,14 +45,15 @@ def losses(lines: list[dict[str, Any]]) -> list[float]:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_step_waits_for_the_gpu(method: str, configure: Configure, tmp_path: Path):
-    def on_step(done: int, total: int, numbers: dict[str, Any]) -> None:
-        if done in (5, 45):  # the log, after 50 steps, waits
-            torch.cuda.set_sync_debug_mode("error" if done == 5 else "default")
+    with ExitStack() as waiting:
 
-    try:
+        def on_step(done: int, total: int, numbers: dict[str, Any]) -> None:
+            if done == 5:
+                waiting.enter_context(nothing_waits())
+            if done == 45:  # the log, after 50 steps, waits
+                waiting.close()
+
         fit(configure({**LONG, **METHODS[method]}, steps=48), runs=tmp_path, on_step=on_step)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -60,9 +69,17 @@ def test_resident_and_streaming_sets_give_the_same_curve(
     configure: Configure, lines: Lines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     config = configure({**LONG, **METHODS["augmented"]}, steps=50)
+    resident_sets, found = device_batches._resident_sets, []
+
+    def noted(*arguments: Any) -> list[Tensor | None]:
+        found.append(resident_sets(*arguments))
+        return found[-1]
+
+    monkeypatch.setattr(device_batches, "_resident_sets", noted)
     resident = losses(lines(fit(config, runs=tmp_path).run.metrics))
     monkeypatch.setattr(device_batches, "_RESIDENT_SHARE", 0.0)
     assert losses(lines(fit(config, runs=tmp_path).run.metrics)) == resident
+    assert [[each is None for each in sets] for sets in found] == [[False, False], [True, True]]
 
 
 def test_the_kernel_and_torch_give_the_same_curve(
@@ -90,7 +107,14 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step_and_moves_no_weight(
         calls += 1
         return plain(logits, labels) * (float("nan") if calls == 20 else 1.0)
 
-    before = fit(configure(LONG, steps=19), runs=tmp_path, name="before").run
+    live: list[dict[str, Tensor]] = []
+    refuse = loop._Training._not_finite
+
+    def noted(self: Any, *about: Any) -> Diverged:
+        live.append({name: value.detach().cpu() for name, value in self.network.named_parameters()})
+        return refuse(self, *about)
+
+    monkeypatch.setattr(loop._Training, "_not_finite", noted)
     monkeypatch.setattr(training_step, "label_loss", broken)
     done: list[int] = []
     with pytest.raises(Diverged, match="the loss is not finite at step 20 "):
@@ -101,8 +125,9 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step_and_moves_no_weight(
             on_step=lambda step, total, numbers: done.append(step),
         )
     assert 19 <= done[-1] <= 30
-    assert checkpoint.read(tmp_path / "mine" / "checkpoints" / "last.safetensors")[0]["step"] == 19
-    assert checkpoint.read(before.last)[0]["step"] == 19
+    about, kept = checkpoint.read(tmp_path / "mine" / "checkpoints" / "last.safetensors")
+    assert about["step"] == 19
+    assert all(torch.equal(value, kept[f"network.{name}"]) for name, value in live[0].items())
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
@@ -126,7 +151,7 @@ def test_a_step_that_does_not_fit_goes_through_in_passes(configure: Configure, t
 
     run()
     assert not any("too little memory" in line for line in said)
-    share = torch.cuda.max_memory_reserved() / torch.cuda.get_device_properties(0).total_memory
+    share = torch.cuda.max_memory_allocated() / torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(0.75 * share)
     try:
         run()

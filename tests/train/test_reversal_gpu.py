@@ -8,10 +8,12 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
+from gpu import nothing_waits
 from torch import Tensor
 
 from dann.train import gradient_reversal_fork, reversal_kernel
@@ -145,7 +147,22 @@ def test_a_captured_graph_replays_with_another_lam():
     assert count == 1
 
 
+def test_a_thread_of_the_user_may_call_it_first():
+    domain, found = torch.ones(8, device=GPU), []
+    thread = threading.Thread(target=lambda: found.append(reverse(None, domain, 0.5, None)))
+    thread.start()
+    thread.join()
+    assert (found[0] == -0.5).all()
+
+
+def test_it_may_be_the_first_node_of_a_backward_pass():
+    x = torch.ones(8, device=GPU, requires_grad=True)
+    (found,) = torch.autograd.grad(gradient_reversal_fork(x, 0.5), x, (torch.ones_like(x), torch.ones_like(x)))
+    assert (found == 0.5).all()
+
+
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch itself
 def test_a_compiled_step_replays_with_another_lam():
     torch.compiler.reset()
 
@@ -162,6 +179,7 @@ def test_a_compiled_step_replays_with_another_lam():
 
 def test_it_runs_on_the_current_stream():
     domain, stream = torch.zeros(2**24, device=GPU), torch.cuda.Stream()
+    reverse(None, domain.fill_(0.0), 0.5, None)  # loads the kernels
     torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         torch.cuda._sleep(100_000_000)  # about 50 ms: a kernel on another stream would overtake
@@ -177,12 +195,10 @@ def test_nothing_waits_for_the_gpu(lam: str):
     factor = (0.3, None) if lam == "number" else (None, torch.tensor(0.3, device=GPU))
     count = torch.tensor(0, device=GPU)
     reverse(label, domain, *factor)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    reverse_and_count(label, domain, *factor, count)
+    with nothing_waits():
         reverse(label, domain, *factor)
         reverse_and_count(label, domain, *factor, count)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("amp", [torch.float16, torch.bfloat16])
