@@ -18,7 +18,7 @@ def lines() -> list[str]:
 
     found = [f"OpenCV {cv2.__version__}"]
     try:
-        import onnxruntime
+        from dann.infer.ort_engine import about
     except ModuleNotFoundError:
         return [*found, 'onnxruntime is not installed; run: pip install "dann[cpu]", or "dann[gpu]" for CUDA']
-    return [*found, f"onnxruntime {onnxruntime.__version__} with {', '.join(onnxruntime.get_available_providers())}"]
+    return [*found, about()]

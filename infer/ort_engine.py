@@ -39,6 +39,11 @@ class OrtEngine:
         del self._session
 
 
+def about() -> str:
+    """Version and execution providers, in one line for people."""
+    return f"onnxruntime {onnxruntime.__version__} with {', '.join(onnxruntime.get_available_providers())}"
+
+
 def session_options(threads: int | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0

@@ -65,7 +65,7 @@ def test_an_unlabelled_set_has_no_labels_and_every_image(class_folder: Path):
     assert len(images) == 6
     assert isinstance(images, ImageSet)
     public = {name for name in dir(images) if not name.startswith("_")}
-    assert public == {"fingerprint", "in_memory", "names", "read", "skipped", "subset"}
+    assert public == {"fingerprint", "in_memory", "names", "read", "shape_HWC", "skipped", "subset"}
 
 
 def test_images_beside_the_class_folders_are_named_not_used(class_folder: Path):

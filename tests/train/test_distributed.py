@@ -30,7 +30,7 @@ Lines = Callable[[Path], list[dict[str, Any]]]
 EXACT = (
     "--backbone dann-mnist --size 16 --device cpu --quiet --steps 100 --optimizer sgd --lr 0.01 "
     "--set model.width=0.1 --set model.label_hidden=[6] --set model.batch_norm=false --set data.holdout=0 "
-    "--set objectives.entropy=0.1 --set augment.noise=0.05 --set eval_every=0"
+    "--set objectives.entropy=0.1 --set augment.noise=0.05 --set eval_every=0 --amp off"
 ).split()
 """No batch normalisation, no dropout, and losses that are means over images."""
 
