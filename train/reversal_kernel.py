@@ -40,13 +40,16 @@ class Choice:
     reason: str
 
 
-@cache
 def choice(device: torch.device) -> Choice:
     """Made once for each device of a process, as ``DANN_REVERSAL`` says (:data:`CHOICES`).
 
     Raises :class:`UnavailableError` where the kernel was asked for by name and is not to be had.
     """
-    wanted = os.environ.get("DANN_REVERSAL") or "auto"
+    return _choose(device, os.environ.get("DANN_REVERSAL") or "auto")
+
+
+@cache
+def _choose(device: torch.device, wanted: str) -> Choice:
     if wanted not in CHOICES:
         raise unknown_name("DANN_REVERSAL", wanted, CHOICES)
     if wanted == "torch":

@@ -95,9 +95,7 @@ class TrainingStep(nn.Module):
         network, objectives, terms = self.network, self.objectives, _Terms()
         source_NCHW, target_NCHW = batch.labelled_NCHW, batch.target_views[0]
         source_ND, target_ND = network.features_of_both(source_NCHW, target_NCHW)
-        lam = pace.lam * (
-            objectives.dann or objectives.cdan
-        )  # their weight is on λ: the domain classifier learns fully
+        lam = pace.lam * (objectives.dann or objectives.cdan)  # so the domain classifier itself learns at full rate
         source_ND, source_reversed_ND = gradient_reversal_fork(source_ND, lam)
         target_ND, target_reversed_ND = gradient_reversal_fork(target_ND, lam)
         source_NK, target_NK = network.label_classifier(source_ND), network.label_classifier(target_ND)

@@ -1,7 +1,6 @@
 """`dann doctor`: what of the machine can be used, and why not."""
 
 import re
-from collections.abc import Iterator
 
 import cv2
 import onnxruntime
@@ -9,16 +8,12 @@ import pytest
 import torch
 from command import done
 
-from dann.train import reversal_kernel
 from dann.train.device import cuda_obstacle
 
 
 @pytest.fixture(autouse=True)
-def chosen_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def not_chosen_by_hand(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("DANN_REVERSAL", raising=False)
-    reversal_kernel.choice.cache_clear()
-    yield
-    reversal_kernel.choice.cache_clear()
 
 
 def test_it_says_what_is_here():

@@ -20,7 +20,7 @@ from dann.train.settings import AugmentConfig
 CPU = torch.device("cpu")
 WEAK = AugmentConfig(flip=True, brightness=0.1, noise=0.1)
 STRONG = AugmentConfig(shift=0.2, rotate_deg=30.0, contrast=0.5, colour=0.3, invert=True, noise=0.3)
-needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def images(count: int, seed: int) -> ImageSet:
@@ -86,8 +86,9 @@ def test_the_cpu_keeps_nothing_twice():
 
 
 @pytest.mark.parametrize("share", [0.25, 0.0], ids=["resident", "streaming"])
-@pytest.mark.parametrize("marks", [pytest.param(None, marks=needs_gpu)])
-def test_a_gpu_sees_what_the_cpu_sees(share: float, marks: None, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.gpu
+@needs_gpu
+def test_a_gpu_sees_what_the_cpu_sees(share: float, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(device_batches, "_RESIDENT_SHARE", share)
     gpu, own = torch.device("cuda", 0), streams()
     batches = DeviceBatches(own, gpu)
@@ -96,8 +97,9 @@ def test_a_gpu_sees_what_the_cpu_sees(share: float, marks: None, monkeypatch: py
 
 
 @pytest.mark.parametrize("share", [0.25, 0.0], ids=["resident", "streaming"])
-@pytest.mark.parametrize("marks", [pytest.param(None, marks=needs_gpu)])
-def test_nothing_waits_for_the_gpu(share: float, marks: None, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.gpu
+@needs_gpu
+def test_nothing_waits_for_the_gpu(share: float, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(device_batches, "_RESIDENT_SHARE", share)
     batches = DeviceBatches(streams(), torch.device("cuda", 0))
     steps = batches.steps(range(50), shards=range(1), of=1)

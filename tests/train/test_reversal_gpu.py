@@ -9,14 +9,13 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 import torch
 from gpu import nothing_waits
 from torch import Tensor
 
-from dann.train import gradient_reversal_fork, reversal_kernel
+from dann.train import gradient_reversal_fork
 from dann.train.reversal import reverse, reverse_and_count, reverse_ref
 
 pytestmark = [
@@ -31,12 +30,9 @@ GPU = torch.device("cuda", 0)
 
 
 @pytest.fixture(autouse=True)
-def forced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def forced(monkeypatch: pytest.MonkeyPatch):
     """The kernel or an error: nothing falls back to torch here."""
     monkeypatch.setenv("DANN_REVERSAL", "kernel")
-    reversal_kernel.choice.cache_clear()
-    yield
-    reversal_kernel.choice.cache_clear()
 
 
 def same(found: Tensor, expected: Tensor) -> bool:
@@ -214,7 +210,6 @@ def test_under_autocast_it_gives_what_the_reference_gives(amp: torch.dtype, monk
 
     by_kernel = gradient()
     monkeypatch.setenv("DANN_REVERSAL", "torch")
-    reversal_kernel.choice.cache_clear()
     assert torch.equal(by_kernel, gradient())
 
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -135,11 +134,8 @@ def test_nothing_is_counted_unless_asked_for(kernels):
 
 
 @pytest.fixture(autouse=True)
-def chosen_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def not_chosen_by_hand(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("DANN_REVERSAL", raising=False)
-    reversal_kernel.choice.cache_clear()
-    yield
-    reversal_kernel.choice.cache_clear()
 
 
 def test_the_cpu_has_the_reference():
