@@ -9,7 +9,7 @@ mkdir -p "$out"
 python=${PYTHON:-python}
 
 "$python" -m dann.cli doctor | tee "$out/doctor.txt"
-"$python" -m pytest -m gpu -rs tests/train/test_{reversal_gpu,device_batches,finite_watch,loop_gpu}.py tests/cli/test_doctor.py \
+"$python" -m pytest -m gpu -rs tests/train/test_{reversal_gpu,device_batches,finite_watch,loss_window,loop_gpu}.py tests/cli/test_doctor.py \
     --continue-on-collection-errors 2>&1 | tee "$out/tests.txt" | tail -40
 "$python" benchmarks/gradient_reversal.py 2>&1 | tee "$out/gradient_reversal.md"
 for amp in off bf16; do

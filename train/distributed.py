@@ -5,6 +5,7 @@ evaluates, writes and prints. Without torchrun there is one process, and nothing
 """
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dann.infer.errors import DannError
+from dann.train.readback import Readback
 
 _TIMEOUT = timedelta(hours=2)  # the others wait while the first evaluates
+_STEPS_LATE = 8
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,26 @@ class World:
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         return largest
 
-    def largest(self, number: int, device: torch.device) -> int:
-        """The largest ``number`` that any process gave."""
-        if self.size == 1:
-            return number
-        return int(self.maximum(torch.tensor(number, device=device)))
+
+class AgreedNumber:
+    """What all processes agree on at each step: the largest number that any of them gave.
+
+    Between GPUs it is that of some steps before, the same number of steps in every process, so that none waits.
+    """
+
+    def __init__(self, world: World, device: torch.device):
+        self._world, self._device = world, device
+        self._steps_late = _STEPS_LATE if device.type == "cuda" else 0
+        self._sent: deque[Readback] = deque()
+
+    def after(self, own: int) -> int:
+        """The newest number that all know, when this process gives ``own``; 0 before there is one."""
+        if self._world.size == 1:
+            return own
+        self._sent.append(Readback(self._world.maximum(torch.full((), own, device=self._device))))
+        if len(self._sent) <= self._steps_late:
+            return 0
+        return int(self._sent.popleft().value())
 
 
 def process_count() -> int:

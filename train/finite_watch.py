@@ -6,28 +6,17 @@ where it was.
 """
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from dann.train.distributed import World
+from dann.train.readback import Readback
 
 _MOST_STEPS_AHEAD = 8
 
 About = TypeVar("About")
-
-
-@dataclass(frozen=True)
-class _Noted(Generic[About]):
-    about: About
-    bad: Tensor
-    """On the host once ``copied``."""
-    copied: torch.cuda.Event | None
-
-    def is_here(self) -> bool:
-        return self.copied is None or self.copied.query()
 
 
 class FiniteWatch(Generic[About]):
@@ -38,27 +27,19 @@ class FiniteWatch(Generic[About]):
 
     def __init__(self, device: torch.device, world: World):
         self.blocked = torch.zeros((), device=device)
-        self._device, self._world = device, world
-        self._noted: deque[_Noted[About]] = deque()
+        self._world = world
+        self._noted: deque[tuple[About, Readback]] = deque()
 
     def note(self, losses: Tensor, about: About) -> None:
         """Take in the losses of a step, of any shape, before the optimiser; ``about`` comes back if they are bad."""
         bad = losses.detach().isfinite().all().logical_not().float()
         torch.maximum(self.blocked, self._world.maximum(bad), out=self.blocked)
-        copied = None
-        if self._device.type == "cuda":
-            on_host = torch.empty((), pin_memory=True)
-            bad = on_host.copy_(bad, non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
-        self._noted.append(_Noted(about, bad, copied))
+        self._noted.append((about, Readback(bad)))
 
     def first_bad(self, *, wait: bool = False) -> About | None:
         """What was noted of the first bad step of this process, if it is known; with ``wait`` of all noted so far."""
-        while self._noted and (wait or len(self._noted) > _MOST_STEPS_AHEAD or self._noted[0].is_here()):
-            noted = self._noted.popleft()
-            if noted.copied is not None:
-                noted.copied.synchronize()
-            if noted.bad.item():
-                return noted.about
+        while self._noted and (wait or len(self._noted) > _MOST_STEPS_AHEAD or self._noted[0][1].is_here()):
+            about, bad = self._noted.popleft()
+            if bad.value().item():
+                return about
         return None

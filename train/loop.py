@@ -11,6 +11,7 @@ import contextlib
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -29,11 +30,12 @@ from dann.train.batches import BatchStream
 from dann.train.config import TrainConfig
 from dann.train.device import precision, training_device
 from dann.train.device_batches import DeviceBatch, DeviceBatches
-from dann.train.distributed import World, joined, process_count
+from dann.train.distributed import AgreedNumber, World, joined, process_count
 from dann.train.domains import Domains, draw_missing_cars, located, open_domains
 from dann.train.evaluate import DomainScores, evaluate
 from dann.train.finite_watch import FiniteWatch
 from dann.train.judge import Judge
+from dann.train.loss_window import LateMeans, LossWindow
 from dann.train.metrics_log import MetricsLog, NoLog
 from dann.train.model import DomainAdversarialNetwork
 from dann.train.optimiser import build_optimiser
@@ -166,7 +168,9 @@ class _Training:
         self.optimiser = build_optimiser(config.optimiser, network)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.judge = Judge(config, domains, device)
-        self.window = _Window(device)
+        self.window = LossWindow(device)
+        self.unlogged: deque[tuple[int, LateMeans, dict[str, float]]] = deque()
+        self.agreed_stop = AgreedNumber(world, device)
         self.watch: FiniteWatch[tuple[int, list[_Noted]]] = FiniteWatch(device, world)
         if not self.scaler.is_enabled():  # which has one of its own
             self.optimiser.found_inf = self.watch.blocked  # type: ignore[attr-defined]
@@ -250,26 +254,38 @@ class _Training:
             self.step += 1
 
             self.window.add(values, images=self.images_per_step * len(shards[0]))
-            numbers = {}
             if self.step % _LOG_EVERY_STEPS == 0 or self.step == self.total:
-                self._stop_if_not_finite(wait=True)
-                lr = self.optimiser.param_groups[0]["lr"]
-                numbers = {**self.window.means(self.world), "lam": pace.lam, "lr": lr}
-                numbers["epoch"] = self.step / self.steps_per_epoch
-                if self.scaler.is_enabled():
-                    numbers |= {"loss_scale": self.scaler.get_scale(), "overflows": self.overflows}
-                log.write("step", self.step, numbers)
-            on_step(self.step, self.total, numbers)
+                self.unlogged.append((self.step, self.window.take(self.world), self._about_step(pace)))
+            on_step(self.step, self.total, self._log_what_is_here(log, wait=self.step == self.total))
             for line in self.profile.step_done(self.images_per_step * len(shards[0])):
                 on_message(line)
 
-            stopping = self.world.largest(stop.received or 0, self.device)
+            stopping = self.agreed_stop.after(stop.received or 0)
+            if stopping or self._evaluates_now() or self._saves_now():
+                self._log_what_is_here(log, wait=True)
             if self._evaluates_now():
                 self._judge(log, on_message)
             if stopping or self._saves_now():
                 self._save()
             if stopping and self.step < self.total:
                 raise _interrupted(stopping, self.step, self.total, self.run)
+
+    def _about_step(self, pace: Pace) -> dict[str, float]:
+        """What is logged of a step beside its losses."""
+        about = {"lam": pace.lam, "lr": self.optimiser.param_groups[0]["lr"], "epoch": self.step / self.steps_per_epoch}
+        if self.scaler.is_enabled():
+            about |= {"loss_scale": self.scaler.get_scale(), "overflows": self.overflows}
+        return about
+
+    def _log_what_is_here(self, log: MetricsLog | NoLog, *, wait: bool = False) -> dict[str, float]:
+        """Write the lines whose means have come to the host; the last of them, if there was one."""
+        numbers: dict[str, float] = {}
+        while self.unlogged and (wait or self.unlogged[0][1].is_here()):
+            step, means, about = self.unlogged.popleft()
+            numbers = {**means.read(), **about}
+            self._stop_if_not_finite()
+            log.write("step", step, numbers)
+        return numbers
 
     def _step(self, shards: list[tuple[DeviceBatch, ...]], pace: Pace) -> dict[str, Tensor]:
         """One optimiser step; the means over ``shards`` of what is logged."""
@@ -477,39 +493,6 @@ class _Training:
     def _kept(self) -> str:
         last = self.run.last
         return f"The checkpoint {last} is kept" if last.is_file() else "There is no checkpoint yet"
-
-
-class _Window:
-    """Means of the losses since they were last asked for, each over the steps that had it; on the device until then."""
-
-    def __init__(self, device: torch.device):
-        self._device = device
-        self._clear()
-
-    def _clear(self) -> None:
-        self._sums: dict[str, tuple[Tensor, int]] = {}
-        self._images = 0
-        self._began = time.perf_counter()
-
-    def add(self, values: dict[str, Tensor], *, images: int) -> None:
-        for name, value in values.items():
-            total, steps = self._sums.get(name, (torch.zeros_like(value), 0))
-            self._sums[name] = total + value, steps + 1
-        self._images += images
-
-    def means(self, world: World) -> dict[str, float]:
-        means = {name: float(world.mean(total / steps)) for name, (total, steps) in self._sums.items()}
-        means["images_per_second"] = self._images / (time.perf_counter() - self._began)
-        self._clear()
-        return means
-
-    def state(self, world: World) -> dict[str, tuple[float, int]]:
-        """Plain values for a checkpoint, so that a resumed run logs the means of an uninterrupted one."""
-        return {name: (float(world.mean(total)), steps) for name, (total, steps) in self._sums.items()}
-
-    def restore(self, state: dict[str, tuple[float, int]]) -> None:
-        """Continue from what :meth:`state` gave."""
-        self._sums = {name: (torch.tensor(total, device=self._device), steps) for name, (total, steps) in state.items()}
 
 
 def _seed(seed: int, step: int, rank: int) -> int:

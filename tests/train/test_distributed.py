@@ -20,6 +20,7 @@ from dann.infer.preprocess import PreprocessSpec
 from dann.train import checkpoint
 from dann.train.batches import BatchStream
 from dann.train.device import training_device
+from dann.train.distributed import AgreedNumber, World
 from dann.train.image_set import images_from_arrays
 from dann.train.loop import fit, resume
 from dann.train.run_dir import RunDir
@@ -130,6 +131,28 @@ def test_what_fails_on_the_first_process_alone_ends_all_with_its_message(train: 
     assert f"error: run '{tmp_path / 'taken'}' exists already; choose another --name or --resume it\n" in ran.stderr
     assert not re.search(r"^\[rank\d\]: Traceback", ran.stderr, re.MULTILINE), ran
     assert os.listdir(tmp_path) == ["taken"]
+
+
+class WithAnother(World):
+    """Two processes, the other of which gives ``others`` step by step."""
+
+    others: list[int]
+
+    def maximum(self, values: torch.Tensor) -> torch.Tensor:
+        return values.maximum(torch.tensor(self.others.pop(0)))
+
+
+@pytest.mark.parametrize("steps_late", [0, 2])
+def test_a_signal_to_one_process_is_heard_by_all_after_the_same_steps(steps_late: int, monkeypatch: pytest.MonkeyPatch):
+    heard = []
+    for own, others in (([0, 0, 0, 0, 0], [0, 15, 0, 0, 0]), ([0, 15, 0, 0, 0], [0, 0, 0, 0, 0])):
+        world = WithAnother(size=2)
+        object.__setattr__(world, "others", others)
+        stop = AgreedNumber(world, torch.device("cpu"))
+        monkeypatch.setattr(stop, "_steps_late", steps_late)
+        heard.append([stop.after(number) for number in own])
+    assert heard[0] == heard[1]
+    assert [step for step, number in enumerate(heard[0]) if number == 15] == [1 + steps_late]
 
 
 # ---- what each process is given -----------------------------------------------------------------------------------
