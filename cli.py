@@ -144,6 +144,7 @@ _SETTINGS: dict[str, str] = {
     "steps": "steps",
     "batch_size": "batch_size",
     "amp": "amp",
+    "compile_step": "compile",
     "device": "device",
     "source": "data.source",
     "target": "data.target",
@@ -205,6 +206,12 @@ _SETTINGS: dict[str, str] = {
     help="last, source-accuracy, entropy, im, bnm, snd or dev; none sees target labels.",
 )
 @click.option("--amp", help="off, bf16, or fp16 (CUDA only).  [default: bf16 where the device computes in it]")
+@click.option(
+    "--compile/--no-compile",
+    "compile_step",
+    default=None,
+    help="torch.compile the step: a late start, faster steps where it pays.  [default: no]",
+)
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--seed", type=int)
 @click.option(

@@ -5,12 +5,15 @@
 Three ways to do the same steps of DANN, in turn and in one run, on images that the script draws: dann's loop; the
 *bare* step of the same network, losses and optimiser, on random tensors that lie on the device; and a *plain* loop, a
 torch DataLoader over PIL images with Resize and ToTensor. Two regimes: digits, which are in memory, and
-folders of JPEGs. ``--amp`` holds for all three.
+folders of JPEGs. ``--amp`` holds for all three, and the plain loop is timed in float32 too, as published
+implementations train; ``--compile`` is for dann's loop and the bare step.
 """
 
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +30,7 @@ from torchvision.datasets import ImageFolder
 
 from dann.train import resolve
 from dann.train.adaptation_state import AdaptationState
+from dann.train.compiled_step import CompiledStep
 from dann.train.loop import fit
 from dann.train.model import DomainAdversarialNetwork
 from dann.train.optimiser import build_optimiser
@@ -41,7 +45,7 @@ def draw_sets(root: Path, regime: str, images_each: int) -> dict[str, Any]:
     """Two domains of random images, as settings of a run."""
     rng = np.random.default_rng(0)
     if regime == "digits":
-        labels, classes = np.arange(6 * images_each) % CLASSES, np.arange(CLASSES).astype(str)
+        labels, classes = np.arange(images_each) % CLASSES, np.arange(CLASSES).astype(str)
         for domain in ("source", "target"):
             images = rng.integers(0, 256, (len(labels), 28, 28, 3), np.uint8)
             np.savez(root / f"{domain}.npz", x=images, y=labels, classes=classes)
@@ -59,7 +63,9 @@ def draw_sets(root: Path, regime: str, images_each: int) -> dict[str, Any]:
     return {"preset": "photos", "data.source": str(root / "source"), "data.target": str(root / "target")}
 
 
-def configure(settings: dict[str, Any], device: str, amp: str, batch_size: int, steps: int) -> TrainConfig:
+def configure(
+    settings: dict[str, Any], device: str, amp: str, batch_size: int, steps: int, compiled: bool
+) -> TrainConfig:
     preset = settings["preset"]
     overrides = {name: value for name, value in settings.items() if name != "preset"}
     return resolve(
@@ -72,6 +78,7 @@ def configure(settings: dict[str, Any], device: str, amp: str, batch_size: int, 
             "model.bottleneck": 256,
             "device": device,
             "amp": amp,
+            "compile": compiled,
             "batch_size": batch_size,
             "steps": steps,
             "eval_every": 0,
@@ -119,15 +126,17 @@ def stepping(config: TrainConfig, device: torch.device) -> Callable[[StepInput],
     network = DomainAdversarialNetwork(
         config.model, classes=CLASSES, height=data.height, width=data.width, two_domains=True
     ).to(device)
-    step, state = (
-        TrainingStep(network, config.objectives),
-        AdaptationState(network, classes=CLASSES, ema=0.0).to(device),
-    )
+    state = AdaptationState(network, classes=CLASSES, ema=0.0).to(device)
+    plain = TrainingStep(network, config.objectives)
+    compiled = CompiledStep(plain, device) if config.compile else None
+    step = compiled or plain
     optimiser = build_optimiser(config.optimiser, network)
     dtype = torch.bfloat16 if config.amp == "bf16" else torch.float16
 
     def run(batch: StepInput) -> None:
         optimiser.zero_grad(set_to_none=True)
+        if compiled is not None:
+            compiled.begin()
         with torch.autocast(device.type, dtype, enabled=config.amp != "off"):
             output = step(batch, state, Pace(lam=0.5))
         output.total.backward()
@@ -203,29 +212,39 @@ def timed(config: TrainConfig, device: torch.device, batches: Iterator[StepInput
 @click.command()
 @click.option("--device", default="cpu", show_default=True)
 @click.option("--amp", type=click.Choice(["off", "bf16", "fp16"]), default="bf16", show_default=True)
+@click.option("--compile", "compiled", is_flag=True, help="torch.compile dann's step and the bare one.")
 @click.option("--steps", default=60, show_default=True)
 @click.option("--batch-size", "batch_sizes", type=int, multiple=True, default=(64,), show_default=True)
 @click.option("--regime", "regimes", multiple=True, default=("digits", "folders"), show_default=True)
-def main(device: str, amp: str, steps: int, batch_sizes: tuple[int, ...], regimes: tuple[str, ...]) -> None:
+def main(
+    device: str, amp: str, compiled: bool, steps: int, batch_sizes: tuple[int, ...], regimes: tuple[str, ...]
+) -> None:
     """Time dann's training loop against the bare step and a plain DataLoader loop."""
     where = torch.device(device)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    click.echo(f"{name}, torch {torch.__version__}, amp {amp}, {time.strftime('%Y-%m-%d')}\n")
-    click.echo("| regime | batch | dann, images/s | of the bare step | of the plain loop |")
-    click.echo("|---|---|---|---|---|")
+    kind = f"amp {amp}{', compiled' * compiled}"
+    click.echo(f"{name}, torch {torch.__version__}, {kind}, {time.strftime('%Y-%m-%d')}\n")
+    click.echo("| regime | batch | dann, images/s | of the bare step | of the plain loop | of that in float32 |")
+    click.echo("|---|---|---|---|---|---|")
     for regime in regimes:
         with tempfile.TemporaryDirectory() as folder:
-            settings = draw_sets(Path(folder), regime, max(1000, *batch_sizes))
+            settings = draw_sets(Path(folder), regime, max(6000 if regime == "digits" else 1000, *batch_sizes))
             for batch_size in batch_sizes:
-                config = configure(settings, device, amp, batch_size, steps)
-                found: dict[str, list[float]] = {"dann": [], "bare": [], "plain": []}
+                config = configure(settings, device, amp, batch_size, steps, compiled)
+                plain = replace(config, compile=False)
+                ways: dict[str, Callable[[], float]] = {
+                    "bare": partial(bare_loop, config, where, steps),
+                    "dann": partial(dann_loop, config, where, Path(folder) / "runs"),
+                    "plain": partial(plain_loop, plain, where, steps, settings),
+                    "float32": partial(plain_loop, replace(plain, amp="off"), where, steps, settings),
+                }
+                found: dict[str, list[float]] = {way: [] for way in ways}
                 for _ in range(ROUNDS):  # in turn, so that a slow moment of the machine meets all
-                    found["bare"].append(bare_loop(config, where, steps))
-                    found["dann"].append(dann_loop(config, where, Path(folder) / "runs"))
-                    found["plain"].append(plain_loop(config, where, steps, settings))
-                dann, bare, plain = (median(found[way]) for way in ("dann", "bare", "plain"))
-                images = 2 * batch_size * dann
-                click.echo(f"| {regime} | {batch_size} | {images:,.0f} | {dann / bare:.2f} | {dann / plain:.2f} |")
+                    for way, measure in ways.items():
+                        found[way].append(measure())
+                rates = {way: median(each) for way, each in found.items()}
+                ratios = " | ".join(f"{rates['dann'] / rates[way]:.2f}" for way in ("bare", "plain", "float32"))
+                click.echo(f"| {regime} | {batch_size} | {2 * batch_size * rates['dann']:,.0f} | {ratios} |")
 
 
 if __name__ == "__main__":

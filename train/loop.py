@@ -27,6 +27,7 @@ from dann.train import checkpoint
 from dann.train.adaptation_state import AdaptationState
 from dann.train.batch_norm import KeptBuffers
 from dann.train.batches import BatchStream
+from dann.train.compiled_step import CompiledStep
 from dann.train.config import TrainConfig
 from dann.train.device import precision, training_device
 from dann.train.device_batches import DeviceBatch, DeviceBatches
@@ -174,7 +175,9 @@ class _Training:
         self.watch: FiniteWatch[tuple[int, list[_Noted]]] = FiniteWatch(device, world)
         if not self.scaler.is_enabled():  # which has one of its own
             self.optimiser.found_inf = self.watch.blocked  # type: ignore[attr-defined]
-        self.forward: torch.nn.Module = TrainingStep(network, config.objectives)
+        step = TrainingStep(network, config.objectives)
+        self.compiled = CompiledStep(step, device) if config.compile else None
+        self.forward: torch.nn.Module = self.compiled or step
         if world.size > 1:
             always = config.adversarial and config.objectives.refine_from is None
             # a mode, a method or a stage may leave the domain classifier without a gradient
@@ -213,6 +216,8 @@ class _Training:
             on_message(f"left out {len(self.domains.skipped)} images; {self.run.result} will name them all")
         for note in self.domains.notes:
             on_message(note)
+        if self.compiled is not None:
+            on_message("torch.compile works at the first step, for half a minute and more")
         with StopSignal() as stop, self._log() as log:
             self._train(stop, log, on_step, on_message)
         if self.overflows:
@@ -272,7 +277,8 @@ class _Training:
 
     def _about_step(self, pace: Pace) -> dict[str, float]:
         """What is logged of a step beside its losses."""
-        about = {"lam": pace.lam, "lr": self.optimiser.param_groups[0]["lr"], "epoch": self.step / self.steps_per_epoch}
+        lr, epoch = self.optimiser.param_groups[0]["lr"], self.step / self.steps_per_epoch
+        about = {"lam": float(pace.lam), "lr": lr, "epoch": epoch}
         if self.scaler.is_enabled():
             about |= {"loss_scale": self.scaler.get_scale(), "overflows": self.overflows}
         return about
@@ -318,6 +324,8 @@ class _Training:
         """Those of a step, in as many passes as memory asks for; what was noted of each pass, and what came of it."""
         while True:
             self.optimiser.zero_grad(set_to_none=True)
+            if self.compiled is not None:
+                self.compiled.begin()
             torch.manual_seed(_seed(self.config.seed, self.step, self.world.rank))
             passes = [
                 part for shard in shards for part in zip(*(batch.pieces(self.pieces) for batch in shard), strict=True)

@@ -311,6 +311,8 @@ class TrainConfig:
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     """Mixed precision: ``bf16``, or ``fp16`` with loss scaling (needs CUDA). ``auto`` takes ``bf16`` where the device
     computes in it, else ``off``; a run keeps what it began with."""
+    compile: bool = False
+    """The step through ``torch.compile``: it begins up to minutes later, and is faster from then on where that pays."""
     device: str = "auto"
     """``auto`` takes CUDA where it is usable, else the CPU; ``cpu``; ``cuda``; ``cuda:N``."""
     init_from: str | None = None
@@ -338,6 +340,11 @@ class TrainConfig:
             between("save_every", self.save_every, 1, 10**9)
         if self.mode == "dann":
             self._check_objectives()
+            if self.compile and (self.objectives.vat_source or self.objectives.vat_target):
+                raise UsageError(
+                    "compile is set, and so is objectives.vat_source or vat_target, whose gradients within the loss "
+                    "torch.compile cannot follow; train without --compile"
+                )
         between("epochs", self.epochs, 1, 100_000)
         between("batch_size", self.batch_size, 2, 65_536)
         between("eval_every", self.eval_every, 0, 100_000)

@@ -38,9 +38,9 @@ class StepInput:
 class Pace:
     """What the schedules say for a step."""
 
-    lam: float
-    """Factor of the gradient reversal."""
-    warmup: float = 1.0
+    lam: float | Tensor
+    """Factor of the gradient reversal; a number or 0-d, as the next one."""
+    warmup: float | Tensor = 1.0
     """Factor on the weights of the objectives that are not adversarial."""
     refining: bool = False
     """Whether the source has been left behind."""
@@ -64,12 +64,12 @@ class _Terms:
         self.values: dict[str, Tensor] = {}
         self._weighted: list[Tensor] = []
 
-    def add(self, name: str, weight: float, loss: Callable[[], Tensor]) -> None:
-        """Compute and add the loss, unless it has no weight."""
-        if weight:
+    def add(self, name: str, weight: float, loss: Callable[[], Tensor], *, warmup: float | Tensor = 1.0) -> None:
+        """Compute and add the loss, unless it has no weight or is warmed up to nothing."""
+        if weight and (isinstance(warmup, Tensor) or warmup):
             value = loss()
             self.values[f"{name}_loss"] = value.detach()
-            self._weighted.append(weight * value)
+            self._weighted.append(warmup * weight * value)
 
     def output(self, **marginals: Tensor) -> StepOutput:
         total = torch.stack(self._weighted).sum()
@@ -108,7 +108,8 @@ class TrainingStep(nn.Module):
             domain = self._domain_loss(source_reversed_ND, source_NK, target_reversed_ND, target_NK, terms)
             terms.add("domain", 1.0, lambda: domain)
         with frozen_running_statistics(network):
-            terms.add("vat_source", pace.warmup * objectives.vat_source, partial(self._vat, source_NCHW, SOURCE))
+            vat_source = partial(self._vat, source_NCHW, SOURCE)
+            terms.add("vat_source", objectives.vat_source, vat_source, warmup=pace.warmup)
             self._add_target_terms(terms, batch, target_NK, state, pace)
             if objectives.adamatch:
                 self._add_adamatch(terms, batch, source_NK, target_NK, state, pace)
@@ -132,16 +133,16 @@ class TrainingStep(nn.Module):
         self, terms: _Terms, batch: StepInput, logits_NK: Tensor, state: AdaptationState, pace: Pace
     ) -> None:
         """The losses on what the network says of the first view of the target."""
-        objectives, warmup = self.objectives, pace.warmup
-        terms.add("entropy", warmup * objectives.entropy, lambda: target_outputs.entropy(logits_NK))
-        terms.add("mcc", warmup * objectives.mcc, lambda: target_outputs.mcc(logits_NK, objectives.mcc_temperature))
-        terms.add("bnm", warmup * objectives.bnm, lambda: target_outputs.bnm(logits_NK))
-        terms.add("class_balance", warmup * objectives.class_balance, lambda: target_outputs.class_balance(logits_NK))
-        terms.add("vat_target", warmup * objectives.vat_target, partial(self._vat, batch.target_views[0], TARGET))
+        objectives, add = self.objectives, partial(terms.add, warmup=pace.warmup)
+        add("entropy", objectives.entropy, lambda: target_outputs.entropy(logits_NK))
+        add("mcc", objectives.mcc, lambda: target_outputs.mcc(logits_NK, objectives.mcc_temperature))
+        add("bnm", objectives.bnm, lambda: target_outputs.bnm(logits_NK))
+        add("class_balance", objectives.class_balance, lambda: target_outputs.class_balance(logits_NK))
+        add("vat_target", objectives.vat_target, partial(self._vat, batch.target_views[0], TARGET))
         if objectives.mean_teacher:
             teacher_NK = state.teacher_logits(batch.target_views[1])
             loss, share = self_ensembling.confident_consistency(logits_NK, teacher_NK, objectives.confidence)
-            terms.add("mean_teacher", warmup * objectives.mean_teacher, lambda: loss)
+            add("mean_teacher", objectives.mean_teacher, lambda: loss)
             terms.values["confident_share"] = share
 
     def _domain_loss(
@@ -191,7 +192,7 @@ class TrainingStep(nn.Module):
             target_marginal_K=state.target_marginal_K,
             tau=self.objectives.adamatch_tau,
         )
-        terms.add("adamatch", pace.warmup * self.objectives.adamatch, lambda: loss)
+        terms.add("adamatch", self.objectives.adamatch, lambda: loss, warmup=pace.warmup)
         terms.values["adamatch_confident_share"] = share
 
 
