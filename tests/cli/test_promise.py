@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import pytest
 from command import DATA, TINY, dann, done, refused
 
@@ -37,6 +38,23 @@ def test_predictions_and_evaluation_agree_on_every_image(finished: Path):
     assert found[0][0] + found[1][1] == scores["correct"]
     assert f"({scores['correct']}/16)" in printed
     assert all(sum(column) for column in zip(*found, strict=True)), "a network that says one class proves little"
+
+
+def test_large_jpegs_are_reduced_while_they_are_decoded_everywhere_or_nowhere(place: Path):
+    for png in (place / "labelled").rglob("*.png"):
+        small_HWC = cv2.imread(str(png))
+        assert small_HWC is not None
+        large_HWC = cv2.resize(small_HWC, (320, 240), interpolation=cv2.INTER_CUBIC)
+        assert cv2.imwrite(str(png.with_suffix(".jpg")), large_HWC)
+        png.unlink()
+    done("train", *DATA, *TINY, "--steps", "20", "--set", "data.decode=reduced", "--set", "data.interpolation=linear")
+    done("export", "--verify-data", "labelled")
+    manifest = json.loads(next(place.glob("runs/*/bundle/manifest.json")).read_text())
+    assert manifest["preprocess"]["decode"] == "reduced"
+    done("infer", "--test-loc", "labelled", "--out-path", "preds.csv", "--probs")
+    done("eval")
+    scores = json.loads(next(place.glob("runs/*/eval.json")).read_text())["target"]
+    assert confusion(place / "preds.csv", ["night", "noon"]) == scores["confusion"]
 
 
 def test_the_latest_run_is_the_one_that_is_used(finished: Path):

@@ -1,13 +1,17 @@
 import os
 import struct
 import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dann.infer.errors import ImageError, UsageError
-from dann.infer.preprocess import PreprocessSpec, decode, fit, load_image, shrunk
+from dann.infer.jpeg import jpeg_size
+from dann.infer.preprocess import PreprocessSpec, decode, fit, load_image, reduction, shrunk
 
 GREY = 114
 
@@ -128,6 +132,7 @@ def test_an_array_that_is_no_image_is_refused(array):
         ({"width": 2.5}, "whole pixels"),
         ({"resize": "letterbx"}, "did you mean 'letterbox'"),
         ({"interpolation": "lanczos"}, "unknown interpolation"),
+        ({"decode": "half"}, "unknown decoding"),
         ({"colour": "BGR"}, "unknown colour order"),
     ],
 )
@@ -207,6 +212,95 @@ def test_a_size_that_opencv_refuses_is_an_unreadable_image():
     header = b"P6 2000000 2000000 255\n"
     with pytest.raises(ImageError, match="cannot be decoded"):
         decode(header + bytes(100))
+
+
+# reduced decoding ------------------------------------------------------------------------------------------------
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    return cv2.resize(noise(height // 60, width // 60), (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted", "resize", "expected"),
+    [
+        ((480, 640), (480, 640), "stretch", 1),
+        ((480, 640), (241, 241), "stretch", 1),
+        ((480, 640), (240, 240), "stretch", 2),
+        ((480, 640), (120, 120), "stretch", 4),
+        ((480, 640), (64, 64), "stretch", 4),
+        ((480, 640), (60, 60), "crop", 8),
+        ((480, 640), (8, 8), "stretch", 8),
+        ((480, 640), (120, 240), "stretch", 2),  # it may lie on its side
+        ((480, 960), (240, 240), "letterbox", 4),
+        ((1, 640), (64, 64), "crop", 1),
+    ],
+)
+def test_a_jpeg_is_reduced_as_far_as_the_network_sees_no_less(encode, size, wanted, resize, expected):
+    data = encode(np.zeros((*size, 3), np.uint8), ".jpg")
+    asked = spec(*wanted, resize=resize, decode="reduced")
+    assert reduction(data, asked) == expected
+    assert reduction(data, replace(asked, decode="full")) == 1
+    height, width = decode(data, expected).shape[:2]
+    assert (height, width) == (-(-size[0] // expected), -(-size[1] // expected))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".bmp", ".tiff"])
+def test_what_is_no_jpeg_is_decoded_in_full(encode, suffix, tmp_path):
+    data = encode(noise(64, 96), suffix)
+    (tmp_path / "image").write_bytes(data)
+    assert reduction(data, spec(8, 8, decode="reduced")) == 1
+    assert np.array_equal(load_image(tmp_path / "image", spec(8, 8, decode="reduced")), fit(decode(data), spec(8, 8)))
+
+
+@pytest.mark.parametrize("size", [(480, 640), (479, 637)])
+@pytest.mark.parametrize("resize", ["stretch", "crop", "letterbox"])
+def test_reduced_pixels_are_nearly_those_of_the_whole_image(encode, tmp_path, size, resize):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(encode(smooth(*size), ".jpg"))
+    full, reduced = (
+        load_image(path, spec(56, 56, resize=resize, decode=how)).astype(int) for how in ("full", "reduced")
+    )
+    assert not np.array_equal(full, reduced)
+    assert abs(full - reduced).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_reduced_image_stands_upright(encode, tmp_path, orientation):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(with_exif_orientation(encode(smooth(320, 480), ".jpg"), orientation))
+    full, reduced = (load_image(path, spec(40, 40, decode=how)).astype(int) for how in ("full", "reduced"))
+    assert abs(full - reduced).mean() < 3
+
+
+@pytest.mark.parametrize("kept", [0.99, 0.5])
+def test_a_truncated_image_is_refused_in_part_too(encode, kept):
+    data = encode(smooth(320, 480), ".jpg")
+    with pytest.raises(ImageError, match="truncated"):
+        decode(data[: int(len(data) * kept)], 4)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (7, 9)])
+def test_narrow_jpegs_are_read(encode, tmp_path, size):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(encode(np.full((*size, 3), 200, np.uint8), ".jpg"))
+    for resize in ("stretch", "letterbox"):
+        assert load_image(path, spec(3, 3, resize=resize, decode="reduced")).shape == (3, 3, 3)
+
+
+@given(st.binary(max_size=60))
+def test_the_size_of_anything_is_found_or_not(tail):
+    for head in (b"", b"\xff\xd8", b"\xff\xd8\xff\xc0"):
+        size = jpeg_size(head + tail)
+        assert size is None or min(size) > 0
+
+
+def test_the_size_stands_behind_other_segments_and_fill_bytes(encode):
+    data = encode(noise(17, 31), ".jpg")
+    assert jpeg_size(data) == (17, 31)
+    comment = b"\xff\xff\xff\xfe\x00\x05abc\xff\x01"
+    assert jpeg_size(data[:2] + comment + data[2:]) == (17, 31)
+    assert jpeg_size(with_exif_orientation(data, 6)) == (17, 31)
 
 
 # files ----------------------------------------------------------------------------------------------------------
