@@ -58,7 +58,7 @@ def test_a_fused_optimiser(settings: dict[str, Any], configure: Configure, curve
         unblocked = {"found_inf": property(lambda self: None, lambda self, value: None)}
         kind = type("OneByOne", (type(optimiser),), unblocked)
         groups = [{**group, "fused": False, "foreach": False} for group in optimiser.param_groups]
-        plain = kind(groups, lr=config.optimiser.lr)
+        plain = kind(groups, lr=config.optimiser.lr)  # type: ignore[call-arg]
         plain.state.update(optimiser.state)
         return plain
 
