@@ -124,7 +124,7 @@ class LocalContrast(nn.Module):
 
 
 def _local_mean(x: Tensor, window: int) -> Tensor:
-    """Over a square window as far as it lies in the image: over its rows and then over its columns, which costs less."""
+    """Over a square window as far as it lies in the image: over its rows, then its columns, which costs less."""
     for kernel, padding in (((window, 1), (window // 2, 0)), ((1, window), (0, window // 2))):
         x = F.avg_pool2d(x, kernel, stride=1, padding=padding, count_include_pad=False)
     return x
