@@ -1,24 +1,48 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one go: the tests marked gpu, then the benchmarks. Half an hour is enough.
+# What needs a GPU: the tests marked gpu, then the benchmarks. Half an hour is enough for all of it.
 #
-#   benchmarks/gpu.sh OUT      writes OUT/tests.txt, gradient_reversal.md, train_step.md and train_scaling.md
+#   benchmarks/gpu.sh OUT [PART…]      parts: tests reversal steps compiled scaling; all of them without any
+#   DEVICE=cpu benchmarks/gpu.sh OUT   rehearses it, with numbers that say nothing
+#
+# Each part writes a file of its name to OUT. The exit status is 1 where one failed.
 set -uo pipefail
 out=${1:?give the folder to write to}
+shift
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=(tests reversal steps compiled scaling)
 cd "$(dirname "$0")/.."
 mkdir -p "$out"
-python=${PYTHON:-python}
+python=${PYTHON:-python} device=${DEVICE:-cuda}
 
-"$python" -m dann.cli doctor | tee "$out/doctor.txt"
-"$python" -m pytest -m gpu -rs tests/train/test_{reversal_gpu,device_batches,finite_watch,loss_window,compiled_step,loop_gpu}.py tests/cli/test_doctor.py \
-    --continue-on-collection-errors 2>&1 | tee "$out/tests.txt" | tail -40
-"$python" benchmarks/gradient_reversal.py 2>&1 | tee "$out/gradient_reversal.md"
-for kind in "--amp off" "--amp bf16" "--amp bf16 --compile"; do
-    # shellcheck disable=SC2086  # one word or three
-    "$python" benchmarks/train_step.py --device cuda $kind --steps 100 --regime digits --batch-size 64 \
-        --batch-size 256 --batch-size 1024 2>&1 | tee -a "$out/train_step.md"
-    # shellcheck disable=SC2086
-    "$python" benchmarks/train_step.py --device cuda $kind --steps 40 --regime folders --batch-size 64 2>&1 |
-        tee -a "$out/train_step.md"
+steps() {  # what else benchmarks/train_step.py takes
+    "$python" benchmarks/train_step.py --device "$device" "$@" --steps 100 --regime digits --batch-size 64 --batch-size 512 &&
+        "$python" benchmarks/train_step.py --device "$device" "$@" --steps 40 --regime folders
+}
+
+run() {
+    case $1 in
+    tests)
+        "$python" -m dann.cli doctor
+        "$python" -m pytest -m gpu -rs --continue-on-collection-errors tests/cli/test_doctor.py tests/infer/test_engine.py \
+            tests/train/test_{reversal_gpu,device_batches,finite_watch,loss_window,compiled_step,loop_gpu}.py
+        ;;
+    reversal) "$python" benchmarks/gradient_reversal.py --device "$device" ;;
+    steps) steps --amp off && steps --amp bf16 ;;
+    compiled) steps --amp bf16 --compile ;;
+    scaling)
+        "$python" benchmarks/train_scaling.py --device "$device" --batch-size 64 --batch-size 512 --batch-size 4096 \
+            --images 10000 --images 60000 --processes 1
+        ;;
+    *)
+        echo "no part is called $1; there are tests, reversal, steps, compiled and scaling" >&2
+        return 2
+        ;;
+    esac
+}
+
+status=0
+for part in "${parts[@]}"; do
+    run "$part" 2>&1 | tee "$out/$part.txt"
+    [ "${PIPESTATUS[0]}" -eq 0 ] || { echo "$part failed" >&2; status=1; }
 done
-"$python" benchmarks/train_scaling.py --device cuda --batch-size 64 --batch-size 512 --batch-size 4096 --images 10000 \
-    --images 60000 --processes 1 2>&1 | tee "$out/train_scaling.md"
+exit $status

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import click
 import torch
@@ -23,7 +24,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 DANN_SHAPES = [(128, 512), (256, 1024), (512, 2048), (1024, 2048), (2048, 2048), (4096, 2048)]
 LAM = 0.3
 ROUNDS = 15
+LEAST_CALLS = 20
 L2_BYTES = 256 * 2**20  # more than any cache holds: buffers of this size in all are gone round in turn
+SLEEP_CYCLES = 20_000_000  # about a hundredth of a second, in which the host launches all that is timed
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ def cases(dtype: torch.dtype, device: torch.device) -> list[Case]:
 def buffers(
     case: Case, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> list[tuple[Tensor, Tensor]]:
-    """Pairs of gradients, so many that none is still in a cache when its turn comes again."""
+    """Pairs of gradients; of large ones so many that none is still in a cache when its turn comes again."""
     domain_dtype = torch.float32 if case.name == "domain in float32" else dtype
     elements = torch.Size(shape).numel()
     pairs = max(2, min(64, L2_BYTES // (elements * case.bytes_each)))
@@ -112,14 +115,16 @@ def buffers(
     ]
 
 
-def seconds(run: Callable[[], object], calls: int, device: torch.device) -> float:
-    """A call's share of the time that ``run``, which makes ``calls``, takes."""
+def seconds(run: Callable[[], object], calls: int, device: torch.device, *, queued: bool) -> float:
+    """A call's share of the time that ``run``, which makes ``calls``, takes; ``queued``: without launching them."""
     if device.type != "cuda":
         begin = time.perf_counter()
         run()
         return (time.perf_counter() - begin) / calls
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
+    if queued:
+        torch.cuda._sleep(SLEEP_CYCLES)
     begin.record()
     run()
     end.record()
@@ -127,20 +132,26 @@ def seconds(run: Callable[[], object], calls: int, device: torch.device) -> floa
     return begin.elapsed_time(end) / 1000 / calls
 
 
-def in_turn(runs: Mapping[str, Callable[[], object]], calls: int, device: torch.device) -> dict[str, float]:
+def in_turn(
+    runs: Mapping[str, Callable[[], object]], calls: int, device: torch.device, *, queued: bool = False
+) -> dict[str, float]:
     """The median time of a call, each contender once a round, so that a slow moment of the machine meets them all."""
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(ROUNDS):
         for name, run in runs.items():
-            times[name].append(seconds(run, calls, device))
+            times[name].append(seconds(run, calls, device, queued=queued))
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def eager(way: Callable[[Tensor, Tensor], object], pairs: list[tuple[Tensor, Tensor]]) -> Callable[[], None]:
+def eager(
+    way: Callable[[Tensor, Tensor], object], pairs: list[tuple[Tensor, Tensor]], calls: int | None = None
+) -> Callable[[], None]:
+    """Goes round ``pairs`` for as many ``calls``, by default once."""
+
     def run() -> None:
-        for label, domain in pairs:
+        for label, domain in islice(cycle(pairs), calls or len(pairs)):
             way(label, domain)
 
     return run
@@ -163,7 +174,13 @@ def copy_rate(elements: int, dtype: torch.dtype, device: torch.device) -> float:
     """Bytes a second, read and written, of a copy of ``elements``."""
     pairs = max(2, min(64, L2_BYTES // (2 * elements * dtype.itemsize)))
     buffers = [[torch.empty(elements, dtype=dtype, device=device) for _ in range(2)] for _ in range(pairs)]
-    took = in_turn({"copy": lambda: [to.copy_(source) for source, to in buffers]}, pairs, device)["copy"]
+    calls = max(LEAST_CALLS, pairs)
+
+    def copies() -> None:
+        for source, to in islice(cycle(buffers), calls):
+            to.copy_(source)
+
+    took = in_turn({"copy": copies}, calls, device, queued=True)["copy"]
     return 2 * elements * dtype.itemsize / took
 
 
@@ -175,7 +192,9 @@ def large(sizes: list[int], device: torch.device) -> None:
             rate = copy_rate(elements, dtype, device)
             for case in cases(dtype, device):
                 pairs = buffers(case, (elements,), dtype, device)
-                took = in_turn({name: eager(way, pairs) for name, way in case.ways.items()}, len(pairs), device)
+                calls = max(LEAST_CALLS, len(pairs))
+                runs = {name: eager(way, pairs, calls) for name, way in case.ways.items()}
+                took = in_turn(runs, calls, device, queued=True)
                 for name, found in took.items():
                     reached = elements * case.bytes_each / found
                     measured = f"{reached / 1e9:,.0f} | {reached / rate:.2f} | {took['dann'] / found:.2f}"

@@ -95,8 +95,9 @@ def reduction(data: bytes, spec: PreprocessSpec) -> int:
     size = jpeg_size(data) if spec.decode == "reduced" else None
     if size is None:
         return 1
-    ratios = [side / wanted for side in size for wanted in (spec.height, spec.width)]
-    room = max(ratios) if spec.resize == "letterbox" else min(ratios)
+    shrinks = max if spec.resize == "letterbox" else min
+    either_way = (spec.height, spec.width), (spec.width, spec.height)
+    room = min(shrinks(size[0] / height, size[1] / width) for height, width in either_way)
     return next((factor for factor in (8, 4, 2) if factor <= room), 1)
 
 

@@ -1,9 +1,9 @@
 """Batches on the device that trains: from where the pixels are to augmented float images.
 
 A set whose pixels are in memory lies on a GPU as a whole if it fits (*resident*): a step then moves indices and
-augmentation parameters alone. The pixels of any other set travel batch by batch (*streaming*), from pinned memory, on a
-stream of their own, while the step before computes. Both are drawn on the host from the same random numbers, and so
-give the same images.
+augmentation parameters alone, noise among them, which is as large as the images. The pixels of any other set travel
+batch by batch (*streaming*), from pinned memory, on a stream of their own, while the step before computes. Both are
+drawn on the host from the same random numbers, and so give the same images.
 """
 
 from collections.abc import Iterator

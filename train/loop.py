@@ -509,7 +509,8 @@ def _seed(seed: int, step: int, rank: int) -> int:
 
 
 def _mean(values: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean(dim=0)
+    first, *others = values
+    return torch.stack([first, *others]).mean(dim=0) if others else first
 
 
 def _interrupted(number: int, step: int, total: int, run: RunDir) -> Interrupted:

@@ -39,8 +39,11 @@ class LossWindow:
     def add(self, losses: dict[str, Tensor], *, images: int) -> None:
         """Those of a step, 0-d, by name."""
         for name, loss in losses.items():
-            total, steps = self._sums.get(name, (torch.zeros_like(loss), 0))
-            self._sums[name] = total + loss, steps + 1
+            if name in self._sums:
+                total, steps = self._sums[name]
+                self._sums[name] = total + loss, steps + 1
+            else:
+                self._sums[name] = loss, 1
         self._images += images
 
     def take(self, world: World) -> LateMeans:

@@ -39,5 +39,7 @@ class MixStyle(nn.Module):
 
 
 def _moved(values_N: Tensor, device: torch.device) -> Tensor:
-    """To ``device``, without waiting for it."""
-    return values_N.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values_N
+    """To ``device``, without waiting for it; compiled code cannot pin memory, and copies from where it is."""
+    if device.type == "cuda" and not torch.compiler.is_compiling():
+        values_N = values_N.pin_memory()
+    return values_N.to(device, non_blocking=True)

@@ -4,9 +4,10 @@ Some steps in the middle of a run are timed by stage, and recorded by torch's pr
 there, by events; what no kernel fills of them is the GPU's idle time.
 """
 
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class StepProfile:
                 activities.append(ProfilerActivity.CUDA)
             os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler writes on standard error
             self._profiler = profile(activities=activities)
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)  # or steps that are still queued count
             self._profiler.start()
             self._whole.start()
         elif self._done == self._steps.stop and self._profiler is not None:
@@ -70,8 +73,8 @@ class StepProfile:
             stages[name] = stages.get(name, 0.0) + clock.seconds() / len(self._steps)
         stages["the rest"] = whole - sum(stages.values())
         if self._device.type == "cuda":
-            busy_us = sum(
-                event.device_time_total
+            busy_us = covered(
+                (event.time_range.start, event.time_range.end)
                 for event in profiler.events() or []
                 if event.device_type.name == "CUDA" and not event.is_user_annotation
             )
@@ -82,6 +85,15 @@ class StepProfile:
             *(f"  {name:<24}{1000 * each:8.1f} ms {each / whole:5.0%}" for name, each in stages.items()),
             f"trace: {self._trace} (open it at https://ui.perfetto.dev)",
         ]
+
+
+def covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of ``intervals`` (begin, end): streams work at the same time."""
+    length, until = 0.0, -math.inf
+    for begin, end in sorted(intervals):
+        length += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return length
 
 
 class _Clock:

@@ -23,10 +23,10 @@ def gradient_reversal(x: Tensor, lam: float | Tensor, nonfinite: Tensor | None =
     """``x`` unchanged; its gradient is multiplied by ``-lam`` on the way back.
 
     ``x`` has any shape, layout and floating dtype; the result shares its storage. ``lam`` is a Python number, or a 0-d
-    tensor (then it is saved for backward, and editing it in place in between raises instead of lying; a captured CUDA
-    graph or a compiled step reads it anew each time). The gradient keeps the dtype of the incoming one. ``nonfinite``,
-    a 0-d int64 tensor on the device of ``x``, is raised in backward by the number of gradient elements that are not
-    finite. ``gradcheck`` fails by design: this backward is not the forward's derivative.
+    tensor (then it is saved for backward, and editing it in place in between raises instead of lying; a compiled step
+    reads it anew each time, a captured CUDA graph if it is on the device). The gradient keeps the dtype of the incoming
+    one. ``nonfinite``, a 0-d int64 tensor on the device of ``x``, is raised in backward by the number of gradient
+    elements that are not finite. ``gradcheck`` fails by design: this backward is not the forward's derivative.
 
     Raises ``ValueError`` where ``lam`` is a tensor with dimensions, or ``nonfinite`` cannot count.
     """

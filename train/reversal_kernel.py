@@ -131,7 +131,8 @@ def _obstacle(device: torch.device) -> str | None:
     try:
         _kernel(device, torch.float32, torch.float32)
     except ImportError as error:
-        return f'{error}; run: pip install "dann[train]"'
+        cuda = (torch.version.cuda or "13").split(".")[0]
+        return f'{error}; run: pip install "cuda-core[cu{cuda}]"'
     except Exception as error:  # NVRTC missing, a driver too old, an architecture unknown: each has an error of its own
         return f"it cannot be compiled or loaded: {error}"
     return None

@@ -6,7 +6,7 @@ import cv2
 import onnxruntime
 import pytest
 import torch
-from command import done
+from command import dann, done, refused
 
 from dann.train.device import cuda_obstacle
 
@@ -43,3 +43,13 @@ def test_a_choice_that_cannot_be_met_is_said_and_is_no_end(monkeypatch: pytest.M
 def test_on_a_gpu_it_names_the_kernel():
     said = done("doctor").stdout
     assert re.search(r"cuda:0: .+ GiB, compute capability \d+\.\d; gradient reversal by the CUDA kernel", said)
+
+
+def test_a_driver_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch):
+    def init() -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Please update it")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    assert "The NVIDIA driver on your system is too old (found version 11040)\n" in done("doctor").stdout
+    refused(dann("train", "--device", "cuda"), 4, "is too old (found version 11040); use cpu or auto")

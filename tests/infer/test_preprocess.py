@@ -233,6 +233,8 @@ def smooth(height: int, width: int) -> np.ndarray:
         ((480, 640), (8, 8), "stretch", 8),
         ((480, 640), (120, 240), "stretch", 2),  # it may lie on its side
         ((480, 960), (240, 240), "letterbox", 4),
+        ((256, 512), (64, 128), "letterbox", 4),
+        ((256, 512), (128, 64), "letterbox", 4),
         ((1, 640), (64, 64), "crop", 1),
     ],
 )

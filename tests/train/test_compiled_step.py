@@ -13,6 +13,11 @@ from dann.infer.errors import UnavailableError, UsageError
 from dann.train import fit
 from dann.train.settings import TrainConfig
 
+# what older torch warns of while it compiles
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores"),
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
+]
 Configure = Callable[..., TrainConfig]
 Lines = Callable[[Path], list[dict[str, Any]]]
 DEVICES = [

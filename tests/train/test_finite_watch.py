@@ -58,7 +58,9 @@ def test_an_optimiser_that_is_blocked_changes_nothing(name: str, steps_before: i
 def test_on_a_gpu_the_host_does_not_wait_but_hears_of_it():
     watched = watch("cuda")
     losses = [torch.tensor(value, device="cuda") for value in (1.0, NAN, 1.0)]
-    watch("cuda").note(losses[0], "loads the kernels")
+    warm = watch("cuda")  # loads the kernels, and pins memory for three
+    for loss in losses:
+        warm.note(loss, "")
     torch.cuda.synchronize()
     torch.cuda._sleep(500_000_000)  # a quarter of a second
     with nothing_waits():

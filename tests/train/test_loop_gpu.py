@@ -29,14 +29,18 @@ METHODS: dict[str, dict[str, Any]] = {
     "mcc": {"objectives.dann": 0.0, "objectives.mcc": 0.5},
     "mean-teacher": {"objectives.mean_teacher": 1.0, "objectives.confidence": 0.5, "optimiser.ema": 0.9},
     "mixed styles": {"model.backbone": "conv6", "model.mix_style": 2},
+    "bfloat16": {"amp": "bf16"},
+    "clipped": {"optimiser.clip_norm": 1.0, "accumulate": 2},
+    "adamatch": {"objectives.dann": 0.0, "objectives.adamatch": 1.0},
     "augmented": {"augment.flip": True, "augment.rotate_deg": 10.0, "augment.colour": 0.2, "augment.noise": 0.05},
 }
 LONG = {"device": "cuda", "eval_every": 0, "save_every": 10**6}
 
 
 @pytest.fixture(autouse=True)
-def the_same_sums_each_time(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+def the_same_sums_each_time():
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
 
 
 def losses(lines: list[dict[str, Any]]) -> list[float]:
@@ -56,7 +60,7 @@ def test_no_step_waits_for_the_gpu(method: str, configure: Configure, tmp_path: 
         fit(configure({**LONG, **METHODS[method]}, steps=110), runs=tmp_path, on_step=on_step)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "bfloat16"])
 def test_the_curve_is_that_of_the_cpu(method: str, configure: Configure, lines: Lines, tmp_path: Path):
     curves = [
         losses(lines(fit(configure({**METHODS[method], "device": device}, steps=6), runs=tmp_path).run.metrics))

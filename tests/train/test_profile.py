@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dann.train import fit
-from dann.train.profile import StepProfile
+from dann.train.profile import StepProfile, covered
 from dann.train.run_dir import find_run
 from dann.train.settings import TrainConfig
 
@@ -44,6 +44,14 @@ def test_a_run_of_one_step_has_no_profile(configure: Configure, tmp_path: Path):
 def test_the_profile_changes_no_weight(configure: Configure, tmp_path: Path):
     plain, profiled = (fit(configure(steps=12), runs=tmp_path, profile=profile).run for profile in (False, True))
     assert plain.last.read_bytes() == profiled.last.read_bytes() and not plain.profile.exists()
+
+
+@pytest.mark.parametrize(
+    ("intervals", "length"),
+    [([], 0), ([(1, 3)], 2), ([(1, 3), (2, 5)], 4), ([(6, 7), (1, 5), (2, 3)], 5), ([(1, 2), (2, 3)], 2)],
+)
+def test_time_in_which_two_streams_work_counts_once(intervals: list[tuple[float, float]], length: float):
+    assert covered(intervals) == length
 
 
 def test_the_times_are_those_of_the_stages(tmp_path: Path):

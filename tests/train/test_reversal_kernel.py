@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -167,3 +168,26 @@ def test_without_a_driver_it_says_what_is_missing():
         warnings.simplefilter("ignore")
         found = reversal_kernel.choice(torch.device("cuda", 0))
     assert not found.kernel and "cannot be compiled or loaded" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("index", "error", "reason"),  # devices that no other test has chosen for
+    [
+        (6, ImportError("No module named 'cuda'"), r"No module named 'cuda'; run: pip install .cuda-core\[cu"),
+        (7, RuntimeError("Failed to dlopen libnvrtc.so.13"), "cannot be compiled or loaded: Failed to dlopen libnvrtc"),
+    ],
+)
+def test_without_nvrtc_torch_computes_and_it_says_why(
+    index: int, error: Exception, reason: str, monkeypatch: pytest.MonkeyPatch
+):
+    def kernel(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(reversal_kernel, "_kernel", kernel)
+    monkeypatch.delenv("DANN_REVERSAL", raising=False)
+    device = torch.device("cuda", index)
+    found = reversal_kernel.choice(device)
+    assert not found.kernel and re.search(reason, found.reason)
+    monkeypatch.setenv("DANN_REVERSAL", "kernel")
+    with pytest.raises(UnavailableError, match="asks for the CUDA kernel on cuda:\\d, and .*" + reason):
+        reversal_kernel.choice(device)
