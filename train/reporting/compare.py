@@ -155,6 +155,8 @@ def finish(
 
 def _check_settings(run: RunDir, config: TrainConfig) -> None:
     stored, wanted = (dict(_flat(each.to_dict())) for each in (run.read_config()[0], located(config)))
+    if config.amp == "auto":  # a run has what its machine took for it, and keeps that
+        wanted["amp"] = stored["amp"]
     different = [key for key in {**wanted, **stored} if stored.get(key) != wanted.get(key)]
     if different:
         key = different[0]

@@ -139,6 +139,16 @@ def test_finished_runs_are_read_and_only_missing_ones_trained(finished: Path, co
     assert messages == [f"run {number} of 6: {run}" for number, run in enumerate(runs, start=1)]
 
 
+def test_the_precision_that_auto_stood_for_is_no_other_setting(
+    finished: Path, compared, config: TrainConfig, trained: list[str]
+):
+    trained.clear()
+    compared(config=replace(config, amp="auto"), seeds=[0])
+    assert trained == []
+    with pytest.raises(UsageError, match="trained with other settings .amp 'off' instead of 'bf16'"):
+        compared(config=replace(config, amp="bf16"), seeds=[0])
+
+
 def test_paths_are_the_same_however_they_are_written(
     finished: Path, compared, config: TrainConfig, trained: list[str], monkeypatch: pytest.MonkeyPatch
 ):
