@@ -767,7 +767,10 @@ def render(models: str, classes: str | None, look: str, settings: tuple[str, ...
     given = {name: value for name, value in options.items() if value is not None}
     if classes is not None:
         given["classes"] = [name.strip() for name in classes.split(",")]
-    style = style_of(look, dict(_setting(text) for text in settings))
+    changes = dict(_setting(text) for text in settings)
+    style = style_of(look, changes)
+    if "photo" in changes and "backgrounds" not in given:
+        raise UsageError("photo would do nothing without photos to put behind the models; name --backgrounds DIR")
     with Progress("render") as progress:
         done = render_models(models, style=style, on_progress=progress.update, on_note=progress.message, **given)
     for name, reason in done.failed:

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import cv2
@@ -86,6 +87,49 @@ def test_a_stopped_rendering_of_models_keeps_what_is_done(number: signal.Signals
     assert 4 <= len(images) < 1500 and not list(Path("made").glob("**/*.partial"))
     ran = stopped_at("render: ", start("data", "render", *options), number)
     assert len(list(Path("made").glob("*/*.jpg"))) > len(images)
+
+
+@pytest.mark.parametrize("seconds_between", [0.0, 0.3])
+def test_a_second_ctrl_c_does_not_hang_and_leaves_no_process(seconds_between: float, place: Path):
+    process = start("data", "render", *"--models cars --out made --per-class 300 --size 16 --workers 2".split())
+    assert process.stderr is not None
+    for text in process.stderr:
+        if text.startswith("render: ") and not text.startswith("render: 0"):
+            break
+    workers = workers_of(process.pid)
+    assert len(workers) >= 2
+    process.send_signal(signal.SIGINT)
+    time.sleep(seconds_between)
+    process.send_signal(signal.SIGINT)
+    assert outcome(process).exit_code != 0
+    assert gone(workers)
+
+
+def test_when_the_command_is_killed_its_processes_end(place: Path):
+    process = start("data", "render", *"--models cars --out made --per-class 300 --size 16 --workers 2".split())
+    assert process.stderr is not None
+    for text in process.stderr:
+        if text.startswith("render: ") and not text.startswith("render: 0"):
+            break
+    workers = workers_of(process.pid)
+    assert len(workers) >= 2
+    process.kill()
+    assert gone(workers)
+    outcome(process)
+
+
+def workers_of(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True)
+    return [int(word) for word in found.stdout.split()]
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether none of the processes is there any more, after a few seconds at most."""
+    for _ in range(100):
+        if not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def test_the_handlers_of_the_caller_come_back(finished: Path):

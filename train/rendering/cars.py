@@ -27,7 +27,7 @@ from dann.infer.cores import usable_cores
 from dann.infer.errors import DannError, UsageError
 from dann.train.rendering import scene as scenes
 from dann.train.rendering.car_proportions import CLASSES, Body, proportions
-from dann.train.rendering.photograph import Shot, photograph
+from dann.train.rendering.photograph import Shot, check_size, photograph
 from dann.train.rendering.procedural_car import sample_car
 from dann.train.rendering.render_pool import run_tasks, save_image
 from dann.train.rendering.scene import Scene, draw_scene
@@ -111,8 +111,7 @@ class Recipe:
                     f"{name} is {getattr(self, name)} images; expected at least one for each of the "
                     f"{len(self.classes)} classes"
                 )
-        if self.size_px < 16:
-            raise UsageError(f"the image size is {self.size_px} px; expected 16 or more")
+        check_size(self.size_px)
 
 
 _DOMAINS = {  # name: (folder, file type, look)
@@ -140,6 +139,8 @@ def write_cars(
     usable core) change the time, not the bytes; with more than one, scripts need ``if __name__ == "__main__"``.
     Raises :class:`UsageError` where ``out`` holds anything else, :class:`DannError` where it cannot be written.
     """
+    if workers is not None and workers < 1:
+        raise UsageError(f"the number of processes is {workers}; expected 1 or more")
     out = Path(out)
     recipe = Recipe(seed=seed, source=source, target=target, test=test, size_px=size_px)
     if _is_already_there(out, recipe):

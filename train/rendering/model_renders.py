@@ -28,7 +28,7 @@ from dann.infer.cores import usable_cores
 from dann.infer.errors import DannError, UsageError
 from dann.train.rendering import scene as scenes
 from dann.train.rendering.cars import RENDERER
-from dann.train.rendering.photograph import Model, photograph
+from dann.train.rendering.photograph import Model, check_size, photograph
 from dann.train.rendering.procedural_car import sample_car
 from dann.train.rendering.render_inputs import (
     PROCEDURAL_CARS,
@@ -101,6 +101,8 @@ def render_models(
     written.
     """
     _check(per_class, size_px, seed, up, workers)
+    if models == PROCEDURAL_CARS and up != "auto":
+        raise UsageError(f"the up axis {up!r} is for models of your own; procedural cars stand upright")
     out, note, workers = Path(out), on_note or (lambda text: None), workers or usable_cores()
     _check_folder(out)  # and the photos, before the models, which can take long
     photos, broken = check_backgrounds(backgrounds, seed) if backgrounds is not None else ([], [])
@@ -145,8 +147,7 @@ def render_models(
 def _check(per_class: int, size_px: int, seed: int, up: str, workers: int | None) -> None:
     if per_class < 1:
         raise UsageError(f"the number of images per class is {per_class}; expected 1 or more")
-    if not 16 <= size_px <= 4096:
-        raise UsageError(f"the image size is {size_px} px; expected 16 to 4096")
+    check_size(size_px)
     if workers is not None and workers < 1:
         raise UsageError(f"the number of processes is {workers}; expected 1 or more")
     if seed < 0:

@@ -10,6 +10,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from dann.infer.errors import UsageError
 from dann.train.rendering import backdrops
 from dann.train.rendering.mesh import Mesh, dot, unit
 from dann.train.rendering.photo_effects import develop, through_lens
@@ -18,6 +19,13 @@ from dann.train.rendering.scene import DRAWN_BACKDROP, STUDIO_BACKDROP, Scene
 from dann.train.rendering.shading import Light, Look, daylight_of, light_of, shade, to_display
 
 _SUPERSAMPLING = 2
+_SIDES_PX = range(16, 1025)  # a larger image takes gigabytes and minutes
+
+
+def check_size(size_px: int) -> None:
+    """:class:`UsageError` for a larger side that images cannot have."""
+    if size_px not in _SIDES_PX:
+        raise UsageError(f"the image size is {size_px} px; expected {_SIDES_PX[0]} to {_SIDES_PX[-1]}")
 
 
 class Model(Protocol):

@@ -64,7 +64,7 @@ def inspect_models(
     found.sort(key=lambda model: (model.body_class, model.name))
     failed.sort()
     if not found:
-        reasons = "; ".join(f"{name} {reason}" for name, reason in failed[:3])
+        reasons = "; ".join(f"{name} {reason}" for name, reason in failed[:3]) or f"none in {', '.join(models_of)}"
         raise DannError(f"no model in {str(root)!r} can be used: {reasons}")
     for body_class, names in models_of.items():
         if not names and not any(name.startswith(f"{body_class}/") for name, _ in failed):
@@ -85,6 +85,10 @@ def _choose(classes: Sequence[str], known: Sequence[str]) -> list[str]:
     return sorted(set(classes))
 
 
+def _has_models(folder: Path) -> bool:
+    return any(path.suffix.lower() in {*MODEL_SUFFIXES, *_UNREADABLE} for path in folder.iterdir())
+
+
 def _find_models(root: Path) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
     """The model files of each class folder, and name and reason of what looks like one and is left out."""
     if not root.is_dir():
@@ -98,8 +102,10 @@ def _find_models(root: Path) -> tuple[dict[str, list[str]], list[tuple[str, str]
         if any(is_clutter(part) for part in name.split("/")):
             continue
         if path.is_dir():
-            if path.is_symlink() and within:
+            if path.is_symlink() and within and _has_models(path):
                 failed.append((name, "is a link to a folder, which is not followed; copy the folder"))
+        elif path.exists() and not path.is_file():
+            continue  # a pipe would be read for ever
         elif suffix in _UNREADABLE:
             failed.append((name, f"is a {suffix} file, which is not read; export it as {' or '.join(MODEL_SUFFIXES)}"))
         elif suffix in MODEL_SUFFIXES and not within:

@@ -150,4 +150,9 @@ def style_of(name: str, changes: dict[str, Any]) -> Style:
     """The style called ``name`` with ``changes`` of its fields; :class:`UsageError` for what is not one."""
     if name not in STYLES:
         raise unknown_name("look", name, STYLES)
-    return build(Style, {**dataclasses.asdict(STYLES[name]), **changes}, where="")
+    style = build(Style, {**dataclasses.asdict(STYLES[name]), **changes}, where="")
+    if style.margin is not None and (idle := sorted({"fill", "shift"} & changes.keys())):
+        raise UsageError(
+            f"{' and '.join(idle)} would do nothing, as images are cropped to the object; set margin=none too"
+        )
+    return style

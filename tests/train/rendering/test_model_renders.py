@@ -447,6 +447,20 @@ def test_models_that_are_left_out_are_named(own_models, models, tmp_path):
     assert "cannot be read" in reasons["car/gone.stl"]
 
 
+def test_what_is_no_model_is_no_failure(own_models, models, tmp_path):
+    (tmp_path / "pictures").mkdir()
+    (own_models / "car" / "Textures").symlink_to(tmp_path / "pictures")
+    os.mkfifo(own_models / "car" / "pipe.stl")
+    done = render_models(own_models, tmp_path / "out", **SMALL)
+    assert done.failed == [] and done.images == 10
+
+
+def test_a_class_without_models_that_is_asked_for_is_named(own_models, tmp_path):
+    (own_models / "nothing").mkdir()
+    with pytest.raises(DannError, match="no model in .* can be used: none in nothing"):
+        render_models(own_models, tmp_path / "out", **SMALL, classes=["nothing"])
+
+
 def test_a_model_that_breaks_while_it_is_rendered_stops_no_other(own_models, tmp_path, monkeypatch):
     load = model_renders.cached_model
 
@@ -544,15 +558,16 @@ def test_what_is_no_folder_of_photos_is_refused(name, models, photos, tmp_path):
     ("wrong", "message"),
     [
         ({"per_class": 0}, "images per class is 0; expected 1 or more"),
-        ({"size_px": 8}, "image size is 8 px; expected 16 to 4096"),
+        ({"size_px": 8}, "image size is 8 px; expected 16 to 1024"),
         ({"size_px": 10_000}, "image size is 10000 px"),
         ({"seed": -1}, "seed is -1; expected 0 or more"),
+        ({"models": "cars", "up": "y"}, "up axis 'y' is for models of your own"),
         ({"up": "w"}, "up axis is 'w'; expected auto, z, y, x"),
     ],
 )
 def test_impossible_values_are_refused(wrong, message, models, tmp_path):
     with pytest.raises(UsageError, match=message):
-        render_models(models, tmp_path / "out", **{**SMALL, **wrong})
+        render_models(**{"models": models, "out": tmp_path / "out", **SMALL, **wrong})
     assert not (tmp_path / "out").exists()
 
 
