@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._inductor import config as inductor
 
 from dann.infer.errors import UnavailableError, UsageError
 from dann.train import fit
@@ -96,9 +97,10 @@ def test_nothing_is_compiled_anew_as_lambda_and_the_learning_rate_move(
 def test_without_a_compiler_it_says_what_is_needed(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "empty"))
-    with pytest.raises(UnavailableError, match=r"needs a C\+\+ compiler on a CPU.*Train without --compile"):
+    no_compiler = inductor.patch({"cpp.cxx": ("no-such-compiler",)})
+    says = r"needs a C\+\+ compiler on a CPU.*Train without --compile"
+    with no_compiler, pytest.raises(UnavailableError, match=says):
         fit(configure({"compile": True}, steps=2), runs=tmp_path)
 
 
