@@ -52,11 +52,12 @@ def refused(ran: Ran, exit_code: int, *parts: str) -> None:
     assert [part for part in parts if part not in last] == [], last
 
 
-def start(*words: str | Path, before: str = "") -> subprocess.Popen[str]:
-    """``dann WORDS…`` in a process of its own, after the Python statement ``before``."""
+def start(*words: str | Path, before: str = "", own_session: bool = False) -> subprocess.Popen[str]:
+    """``dann WORDS…`` in a process of its own, after the Python statement ``before``; ``own_session`` as a terminal."""
     code = f"{before}\nfrom dann.cli import main\nmain(prog_name='dann')"
     command = [sys.executable, "-c", code, *map(str, words)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=own_session)
 
 
 def outcome(process: subprocess.Popen[str]) -> Ran:

@@ -30,16 +30,16 @@ def stopped_at(line: str, process: subprocess.Popen[str], number: signal.Signals
 
 @SIGNALS
 def test_a_stopped_training_is_saved_and_goes_on(number: signal.Signals, exit_code: int, place: Path):
-    settings = [*DATA, *NETWORK, "--steps", "400", "--name", "mine"]
-    ran = stopped_at("train: 1/400", start("train", *settings), number)
+    settings = [*DATA, *NETWORK, "--steps", "120", "--name", "mine"]
+    ran = stopped_at("train: 1/120", start("train", *settings), number)
     assert (ran.exit_code, ran.stdout) == (exit_code, ""), ran
     said = re.fullmatch(
-        rf"error: stopped by {number.name} after step (\d+) of 400; the state is saved\. "
+        rf"error: stopped by {number.name} after step (\d+) of 120; the state is saved\. "
         "Continue with: dann train --resume runs/mine\n",
         ran.stderr,
     )
     assert said and not Path("runs/mine/result.json").exists(), ran
-    assert done("train", "--resume", "runs/mine").stderr.startswith(f"train: {int(said[1]) + 1}/400 ")
+    assert done("train", "--resume", "runs/mine").stderr.startswith(f"train: {int(said[1]) + 1}/120 ")
     assert json.loads(Path("runs/mine/result.json").read_text())["target"]["images"] == 16
 
 
@@ -89,15 +89,37 @@ def test_a_stopped_rendering_of_models_keeps_what_is_done(number: signal.Signals
     assert len(list(Path("made").glob("*/*.jpg"))) > len(images)
 
 
-@pytest.mark.parametrize("seconds_between", [0.0, 0.3])
-def test_a_second_ctrl_c_does_not_hang_and_leaves_no_process(seconds_between: float, place: Path):
-    process = start("data", "render", *"--models cars --out made --per-class 300 --size 16 --workers 2".split())
+def rendering_with_workers() -> tuple[subprocess.Popen[str], list[int]]:
+    """A rendering that has begun, in a session of its own, and the processes that it started."""
+    process = start(
+        "data", "render", *"--models cars --out made --per-class 300 --size 16 --workers 2".split(), own_session=True
+    )
+    for _ in range(600):
+        if len(workers := workers_of(process.pid)) == 3:  # two, and that of multiprocessing itself
+            return process, workers
+        time.sleep(0.1)
+    raise AssertionError(outcome(process))
+
+
+def wait_for_images(process: subprocess.Popen[str]) -> None:
     assert process.stderr is not None
     for text in process.stderr:
         if text.startswith("render: ") and not text.startswith("render: 0"):
-            break
-    workers = workers_of(process.pid)
-    assert len(workers) >= 2
+            return
+
+
+def test_ctrl_c_in_a_terminal_while_processes_start_prints_no_traceback(place: Path):
+    process, workers = rendering_with_workers()
+    os.killpg(process.pid, signal.SIGINT)
+    ran = outcome(process)
+    assert ran.exit_code == 130 and "Traceback" not in ran.stderr, ran
+    assert gone(workers)
+
+
+@pytest.mark.parametrize("seconds_between", [0.0, 0.3])
+def test_a_second_ctrl_c_does_not_hang_and_leaves_no_process(seconds_between: float, place: Path):
+    process, workers = rendering_with_workers()
+    wait_for_images(process)
     process.send_signal(signal.SIGINT)
     time.sleep(seconds_between)
     process.send_signal(signal.SIGINT)
@@ -106,20 +128,15 @@ def test_a_second_ctrl_c_does_not_hang_and_leaves_no_process(seconds_between: fl
 
 
 def test_when_the_command_is_killed_its_processes_end(place: Path):
-    process = start("data", "render", *"--models cars --out made --per-class 300 --size 16 --workers 2".split())
-    assert process.stderr is not None
-    for text in process.stderr:
-        if text.startswith("render: ") and not text.startswith("render: 0"):
-            break
-    workers = workers_of(process.pid)
-    assert len(workers) >= 2
+    process, workers = rendering_with_workers()
+    wait_for_images(process)
     process.kill()
     assert gone(workers)
     outcome(process)
 
 
 def workers_of(pid: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True)
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True)
     return [int(word) for word in found.stdout.split()]
 
 

@@ -23,13 +23,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dann.infer.cores import usable_cores
 from dann.infer.errors import DannError, UsageError
 from dann.train.rendering import scene as scenes
 from dann.train.rendering.car_proportions import CLASSES, Body, proportions
 from dann.train.rendering.photograph import Shot, check_size, photograph
 from dann.train.rendering.procedural_car import sample_car
-from dann.train.rendering.render_pool import run_tasks, save_image
+from dann.train.rendering.render_pool import process_count, run_tasks, save_image
 from dann.train.rendering.scene import Scene, draw_scene
 from dann.train.rendering.styles import SIMULATED_PHOTO, STUDIO, Style
 
@@ -139,16 +138,14 @@ def write_cars(
     usable core) change the time, not the bytes; with more than one, scripts need ``if __name__ == "__main__"``.
     Raises :class:`UsageError` where ``out`` holds anything else, :class:`DannError` where it cannot be written.
     """
-    if workers is not None and workers < 1:
-        raise UsageError(f"the number of processes is {workers}; expected 1 or more")
-    out = Path(out)
+    out, processes = Path(out), process_count(workers)
     recipe = Recipe(seed=seed, source=source, target=target, test=test, size_px=size_px)
     if _is_already_there(out, recipe):
         return out
     unfinished = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         unfinished.mkdir(parents=True)
-        _render_all(unfinished, recipe, workers or usable_cores(), on_progress)
+        _render_all(unfinished, recipe, processes, on_progress)
         (unfinished / "README.txt").write_text(_README, encoding="utf-8")
         (unfinished / RECIPE).write_text(_as_json(recipe), encoding="utf-8")
         if out.exists():

@@ -24,7 +24,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dann.infer.cores import usable_cores
 from dann.infer.errors import DannError, UsageError
 from dann.train.rendering import scene as scenes
 from dann.train.rendering.cars import RENDERER
@@ -38,7 +37,7 @@ from dann.train.rendering.render_inputs import (
     check_backgrounds,
     inspect_models,
 )
-from dann.train.rendering.render_pool import run_tasks, save_image, write_whole
+from dann.train.rendering.render_pool import process_count, run_tasks, save_image, write_whole
 from dann.train.rendering.scene import draw_scene
 from dann.train.rendering.styles import VARIED, Style
 from dann.train.rendering.up_axis import UP_AXES
@@ -100,13 +99,11 @@ def render_models(
     sense and where ``out`` holds something else, :class:`DannError` where no model is left or ``out`` cannot be
     written.
     """
-    _check(per_class, size_px, seed, up, workers)
-    if models == PROCEDURAL_CARS and up != "auto":
-        raise UsageError(f"the up axis {up!r} is for models of your own; procedural cars stand upright")
-    out, note, workers = Path(out), on_note or (lambda text: None), workers or usable_cores()
+    _check(models, per_class, size_px, seed, up)
+    out, note, processes = Path(out), on_note or (lambda text: None), process_count(workers)
     _check_folder(out)  # and the photos, before the models, which can take long
     photos, broken = check_backgrounds(backgrounds, seed) if backgrounds is not None else ([], [])
-    found, failed = inspect_models(models, classes, up, workers, note)
+    found, failed = inspect_models(models, classes, up, processes, note)
     for body_class, count in Counter(model.body_class for model in found).items():
         if count > per_class:
             note(f"{body_class}: {per_class} of its {count} models are used, one for each image")
@@ -129,7 +126,7 @@ def render_models(
         _render_batch, root, out, size_px, style, Path(backgrounds or "."), names, {m.name: m.up for m in found}
     )
     try:
-        rows, unrendered = _render(out, work, left, kept, workers, on_progress)
+        rows, unrendered = _render(out, work, left, kept, processes, on_progress)
         _finish(out, rows, jobs)
     except KeyboardInterrupt:
         note("what was rendered is kept; the same command goes on with it")
@@ -144,16 +141,16 @@ def render_models(
     return Rendered(out, len(rows), len(kept), [*failed, *broken, *unrendered])
 
 
-def _check(per_class: int, size_px: int, seed: int, up: str, workers: int | None) -> None:
+def _check(models: Path | str, per_class: int, size_px: int, seed: int, up: str) -> None:
     if per_class < 1:
         raise UsageError(f"the number of images per class is {per_class}; expected 1 or more")
     check_size(size_px)
-    if workers is not None and workers < 1:
-        raise UsageError(f"the number of processes is {workers}; expected 1 or more")
     if seed < 0:
         raise UsageError(f"the seed is {seed}; expected 0 or more")
     if up != "auto" and up not in UP_AXES:
         raise UsageError(f"the up axis is {up!r}; expected auto, {', '.join(UP_AXES)}")
+    if models == PROCEDURAL_CARS and up != "auto":
+        raise UsageError(f"the up axis {up!r} is for models of your own; procedural cars stand upright")
 
 
 # ---- images ----
