@@ -37,8 +37,6 @@ class CompiledStep(nn.Module):
         pace = Pace(lam=self._tensor(pace.lam), warmup=warmup, refining=pace.refining)
         try:
             output: StepOutput = self._compiled(batch, state, pace)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
             if _is_of_the_compiler(error):
                 raise UnavailableError(
