@@ -31,6 +31,7 @@ from torchvision.datasets import ImageFolder
 from dann.train import resolve
 from dann.train.adaptation_state import AdaptationState
 from dann.train.compiled_step import CompiledStep
+from dann.train.device import precision
 from dann.train.loop import fit
 from dann.train.model import DomainAdversarialNetwork
 from dann.train.optimiser import build_optimiser
@@ -211,7 +212,7 @@ def timed(config: TrainConfig, device: torch.device, batches: Iterator[StepInput
 
 @click.command()
 @click.option("--device", default="cpu", show_default=True)
-@click.option("--amp", type=click.Choice(["off", "bf16", "fp16"]), default="bf16", show_default=True)
+@click.option("--amp", type=click.Choice(["auto", "off", "bf16", "fp16"]), default="auto", show_default=True)
 @click.option("--compile", "compiled", is_flag=True, help="torch.compile dann's step and the bare one.")
 @click.option("--steps", default=60, show_default=True)
 @click.option("--batch-size", "batch_sizes", type=int, multiple=True, default=(64,), show_default=True)
@@ -221,6 +222,7 @@ def main(
 ) -> None:
     """Time dann's training loop against the bare step and a plain DataLoader loop."""
     where = torch.device(device)
+    amp = precision(resolve(overrides={"amp": amp}), where)
     name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     kind = f"amp {amp}{', compiled' * compiled}"
     click.echo(f"{name}, torch {torch.__version__}, {kind}, {time.strftime('%Y-%m-%d')}\n")
