@@ -739,7 +739,11 @@ def mnistm(mnist_root: Path | None, photos: Path, out: Path | None, seed: int, d
 @click.option("--size", "size_px", type=int, help="Larger side of the images, in pixels.  [default: 128]")
 @click.option("--look", default="varied", show_default=True, help="varied, studio or simulated-photo.")
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Of the look: `elevation_deg=[0,20]`, `margin=none`."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Of the look: `elevation_deg=[0,20]`, `margin=none`; docs/rendering.md has all.",
 )
 @click.option("--backgrounds", metavar="DIR", help="Photos to put behind the models.")
 @click.option(

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import click
 import pytest
@@ -10,6 +11,9 @@ from command import done
 from project import ROOT, project_files
 
 from dann.cli import main
+from dann.train.rendering.car_proportions import proportions
+from dann.train.rendering.model_renders import COLUMNS
+from dann.train.rendering.styles import LIMITS, STYLES
 
 # Written in pieces, or this file would be its own first finding.
 MACHINE_PATH = re.compile(r"(?<![\w.~])(/(work|home|root|Users)/|[A-Z]:\\Users\\)")
@@ -75,3 +79,24 @@ def test_no_file_names_a_path_of_one_machine():
 @pytest.mark.parametrize("path", ["/" + "home/me/imgs", 'open("/' + 'work/x")', "C:\\" + "Users\\me"])
 def test_a_machine_path_is_seen(path):
     assert MACHINE_PATH.search(path)
+
+
+def rows(section: str) -> list[list[str]]:
+    """The cells of the rows of a table that begin with a name in backticks."""
+    return [[cell.strip() for cell in row.split(" | ")] for row in re.findall(r"^\| (`.*) \|$", section, re.M)]
+
+
+def as_setting(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(f'{end:g}' for end in value)}]"
+    return "none" if value is None else f"{value:g}"
+
+
+def test_the_document_on_rendering_has_every_setting_and_every_column():
+    _, settings, columns = (ROOT / "docs/rendering.md").read_text().split("\n## ")
+    looks = [asdict(STYLES[name]) for name in ("varied", "studio", "simulated-photo")]
+    assert [row[:5] for row in rows(settings)] == [
+        [f"`{key}`", *(as_setting(look[key]) for look in looks), as_setting(LIMITS[key])] for key in looks[0]
+    ]
+    described = [name for row in rows(columns) for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(described) == sorted(set(COLUMNS) - set(proportions()) | {"length", "rails"})

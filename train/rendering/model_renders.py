@@ -15,7 +15,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -26,6 +26,7 @@ import numpy as np
 
 from dann.infer.errors import DannError, UsageError
 from dann.train.rendering import scene as scenes
+from dann.train.rendering.car_proportions import proportions
 from dann.train.rendering.cars import RENDERER
 from dann.train.rendering.photograph import Model, check_size, photograph
 from dann.train.rendering.procedural_car import sample_car
@@ -206,7 +207,7 @@ class _Batch(NamedTuple):
     """Models that could not be rendered, and why."""
 
 
-_COLUMNS = (
+COLUMNS = (
     "path",
     "label",
     "model",
@@ -219,6 +220,7 @@ _COLUMNS = (
     "coverage",
     "distance_m",
     *scenes.columns(),
+    *proportions(),
 )
 
 
@@ -239,9 +241,9 @@ def _render_batch(
         try:
             if root is None:
                 car = sample_car(np.random.default_rng([*job.seed, 1]), job.body_class)
-                model, kind = car, car.body.kind
+                model, kind, measures = car, car.body.kind, [f"{measure:.4f}" for measure in astuple(car.body)[2:]]
             else:
-                model, kind = cached_model(root / job.model, up[job.model]), ""
+                model, kind, measures = cached_model(root / job.model, up[job.model]), "", [""] * len(proportions())
             shot = photograph(model, scene, size_px=size_px, photo=lambda name: cached_photo(photos_root / name))
         except Exception as error:  # models come from anywhere, and what one of them does is not to stop the others
             if root is None:
@@ -251,7 +253,7 @@ def _render_batch(
         save_image(out / job.path, shot.image_HW3, _ENCODING)
         seed = "-".join(str(part) for part in job.seed)
         place = [f"{share:.4f}" for share in (*shot.box, shot.coverage, shot.distance)]
-        rows.append([job.path, job.body_class, job.model, kind, seed, *place, *scenes.cells(scene)])
+        rows.append([job.path, job.body_class, job.model, kind, seed, *place, *scenes.cells(scene), *measures])
     return _Batch(len(jobs), rows, failed)
 
 
@@ -311,7 +313,7 @@ def _read_rows(table: Path) -> list[list[str]]:
     text = content[: content.rfind(b"\n") + 1].decode(errors="surrogateescape")
     rows: dict[str, list[str]] = {}
     with contextlib.suppress(csv.Error):
-        rows.update((row[0], row) for row in csv.reader(StringIO(text, newline="")) if len(row) == len(_COLUMNS))
+        rows.update((row[0], row) for row in csv.reader(StringIO(text, newline="")) if len(row) == len(COLUMNS))
     rows.pop("path", None)
     return list(rows.values())
 
@@ -319,5 +321,5 @@ def _read_rows(table: Path) -> list[list[str]]:
 def _finish(out: Path, rows: Sequence[list[str]], jobs: Sequence[_Job]) -> None:
     """Write the table in order."""
     order = {job.path: position for position, job in enumerate(jobs)}
-    write_whole(out / TABLE, _as_csv([_COLUMNS, *sorted(rows, key=lambda row: order[row[0]])]))
+    write_whole(out / TABLE, _as_csv([COLUMNS, *sorted(rows, key=lambda row: order[row[0]])]))
     (out / _UNFINISHED_TABLE).unlink(missing_ok=True)

@@ -98,14 +98,15 @@ class Style:
         for name, value in dataclasses.asdict(self).items():
             if isinstance(value, tuple) and (len(value) != 2 or not value[0] <= value[1]):
                 raise UsageError(f"{name} is {list(value)}; expected two numbers, the lower one first")
-        for name, (low, high) in _LIMITS.items():
+        for name, (low, high) in LIMITS.items():
             value = getattr(self, name)
             ends = value if isinstance(value, tuple) else (value, value)
             if value is not None and not (low <= ends[0] and ends[1] <= high):
                 raise UsageError(f"{name} is {value}; expected values from {low} to {high}")
 
 
-_LIMITS = {
+# Of each setting: what makes no sense beyond is refused.
+LIMITS = {
     "azimuth_deg": (0, 180), "front": (0, 1), "elevation_deg": (0, 89), "roll_deg": (-180, 180),
     "focal_mm": (30, 2000), "stretch": (0, 0.5), "margin": (0, 5), "fill": (0.05, 1), "shift": (0, 1),
     "saturation": (0, 1), "value": (0, 1), "gloss": (0, 1), "key_elevation_deg": (5, 90), "key": (0, 10),

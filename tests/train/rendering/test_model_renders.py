@@ -18,7 +18,7 @@ from dann.infer.preprocess import decode
 from dann.train.data_spec import find
 from dann.train.rendering import model_renders, scene
 from dann.train.rendering.cad_models import load_model
-from dann.train.rendering.car_proportions import CLASSES
+from dann.train.rendering.car_proportions import CLASSES, proportions
 from dann.train.rendering.model_renders import render_models
 from dann.train.rendering.photograph import photograph
 from dann.train.rendering.procedural_car import sample_car
@@ -143,9 +143,9 @@ def test_procedural_cars_are_a_set_of_five_classes(tmp_path):
     assert (done.images, done.failed) == (10, [])
     rows = _rows(done.out)
     assert [row["label"] for row in rows[::2]] == list(CLASSES) and all(row["kind"] for row in rows)
-    shot = photograph(
-        sample_car(_seed(rows[0], 1), rows[0]["label"]), scene.draw_scene(_seed(rows[0], 0), VARIED), size_px=24
-    )
+    car = sample_car(_seed(rows[0], 1), rows[0]["label"])
+    assert [rows[0][name] for name in proportions()] == [f"{getattr(car.body, name):.4f}" for name in proportions()]
+    shot = photograph(car, scene.draw_scene(_seed(rows[0], 0), VARIED), size_px=24)
     assert np.abs(shot.image_HW3.astype(int) - _image(done.out / rows[0]["path"])).mean() < 8
     assert f"{shot.coverage:.4f}" == rows[0]["coverage"]
 
