@@ -317,7 +317,8 @@ class TrainConfig:
     """Passes whose gradients make one step."""
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     """Mixed precision: ``bf16``, or ``fp16`` with loss scaling (needs CUDA). ``auto`` takes ``bf16`` where the device
-    computes in it, else ``off``; a run keeps what it began with."""
+    computes in it, else ``off``; a run keeps what it began with. With ``off``, convolutions on a GPU from Ampere on use
+    TF32, as torch has it."""
     compile: bool = False
     """The step through ``torch.compile``: it begins up to minutes later, and is faster from then on where that pays."""
     device: str = "auto"
