@@ -528,6 +528,9 @@ def report(run: str | None, runs: Path, source_only: str | None, device: str, ou
 @_run_option
 @_runs_option
 @click.option("--format", "format_name", default="onnx", show_default=True, help="onnx.")
+@click.option(
+    "--precision", "precisions", default="fp32,fp16", show_default=True, metavar="P,…", help="fp32 and fp16, or one."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: RUN/bundle]")
 @click.option("--with-features", is_flag=True, help="Also give the features as an output.")
 @click.option("--split", is_flag=True, help="Also write feature extractor and label classifier as two graphs.")
@@ -536,12 +539,15 @@ def export(
     run: str | None,
     runs: Path,
     format_name: str,
+    precisions: str,
     out: Path | None,
     with_features: bool,
     split: bool,
     verify_data: str | None,
 ) -> None:
     """Export the network without its domain head, and compare the export with the trained network.
+
+    What is not the trained network is left out of the bundle, and the exit code is 1.
 
     \b
     Example:
@@ -554,6 +560,7 @@ def export(
     exported = export_run(
         find_run(run, runs),
         format=format_name,
+        precisions=[name.strip() for name in precisions.split(",")],
         out=out,
         with_features=with_features,
         split=split,
@@ -562,6 +569,9 @@ def export(
     for line in exported.report():
         click.echo(line)
     click.echo(f"bundle: {exported.root}")
+    if exported.rejected:
+        left_out = ", ".join(name for judged in exported.rejected for name in judged.files)
+        raise DannError(f"{left_out} would not do what the trained network does, and is not in the bundle")
 
 
 # ---- infer --------------------------------------------------------------------------------------------------------
@@ -576,6 +586,9 @@ def export(
 @click.option("--top-k", type=int, default=1, show_default=True, help="How many of the most probable classes to name.")
 @click.option("--probs", is_flag=True, help="A column with the probability of each class.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--precision", metavar="fp32|fp16", help="Of the exported network.  [default: fp32, if the bundle has it]"
+)
 @click.option("--batch-size", type=int, help="Images per batch.  [default: the bundle's usual one]")
 @click.option("--workers", type=int, help="Decode threads.  [default: one per core]")
 @click.option("--threads", type=int, help="Compute threads.  [default: one per physical core]")

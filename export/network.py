@@ -1,7 +1,7 @@
 """What is exported: the trained network without its domain head, from pixels to probabilities.
 
 Legend: N images, H × W pixels, D features, K classes. Cast, change of layout and scaling are part of the graph, so
-whoever runs it feeds decoded pixels and nothing else.
+whoever runs it feeds decoded pixels and nothing else. Outputs are float32, in whatever precision they are computed.
 """
 
 import torch
@@ -29,7 +29,7 @@ class FeatureExtractor(ExportedModule):
         self.feature_extractor = network.feature_extractor
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        return (self.feature_extractor(_planes(images)),)
+        return (self.feature_extractor(_planes(images)).float(),)
 
 
 class LabelClassifier(ExportedModule):
@@ -43,7 +43,7 @@ class LabelClassifier(ExportedModule):
         self.label_classifier = network.label_classifier
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        logits_NK = self.label_classifier(features)
+        logits_NK = self.label_classifier(features).float()
         return logits_NK, logits_NK.softmax(dim=1)
 
 
@@ -60,8 +60,8 @@ class InferenceNetwork(ExportedModule):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         features_ND = self.feature_extractor(_planes(images))
-        logits_NK = self.label_classifier(features_ND)
-        outputs = (logits_NK, logits_NK.softmax(dim=1), features_ND)
+        logits_NK = self.label_classifier(features_ND).float()
+        outputs = (logits_NK, logits_NK.softmax(dim=1), features_ND.float())
         return outputs[: len(self.output_names)]
 
 

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 
 from dann.export.network import InferenceNetwork
+from dann.export.precisions import STANDARDS, Standard
 
-FP32_TOLERANCE = 1e-4
-"""Largest difference of a logit or a probability; of a feature, relative to the largest one."""
 BATCH_SIZES = (1, 2, 3, 32)
 
 Execute = Callable[[np.ndarray], dict[str, np.ndarray]]
@@ -26,14 +25,17 @@ class Verdict:
     """How an artefact compares with the trained network."""
 
     passed: bool
-    """Every difference within the tolerance, and the same most probable class for every image."""
-    tolerance: float
+    """Whether it reaches its :class:`~dann.export.precisions.Standard`, and every number is finite."""
+    tolerance: float | None
+    """Largest difference that is allowed of a logit or a probability; ``None`` where any is."""
     max_abs_logit_difference: float
     max_abs_probability_difference: float
     max_rel_feature_difference: float | None
     """Relative to the largest feature; ``None`` for an artefact without features."""
     top1_agreement: float
-    """Share of the images with the same most probable class, in the worst batch size; 0 to 1."""
+    """Share of the images, ties not counted, with the same most probable class, in the worst batch size; 0 to 1."""
+    ties: tuple[int, ...]
+    """Positions of the images whose two most probable classes the trained network holds for nearly as probable."""
     images: int
     batch_sizes: tuple[int, ...]
     executor: str
@@ -43,10 +45,12 @@ class Verdict:
         return asdict(self)
 
     def __str__(self) -> str:
-        agreeing = round(self.top1_agreement * self.images)
+        counted = self.images - len(self.ties)
+        tolerance = "" if self.tolerance is None else f" (tolerance {self.tolerance:.0e})"
+        ties = f" ({len(self.ties)} more are ties)" if self.ties else ""
         return (
-            f"{'passed' if self.passed else 'FAILED'}, max |Δ logit| {self.max_abs_logit_difference:.1e} "
-            f"(tolerance {self.tolerance:.0e}), same top-1 on {agreeing} of {self.images} images, "
+            f"{'passed' if self.passed else 'FAILED'}, max |Δ logit| {self.max_abs_logit_difference:.1e}{tolerance}, "
+            f"same top-1 on {round(self.top1_agreement * counted)} of {counted} images{ties}, "
             f"batches {', '.join(map(str, self.batch_sizes))}, {self.executor}"
         )
 
@@ -57,32 +61,44 @@ def compare(
     images_NHWC: np.ndarray,
     *,
     executor: str,
-    tolerance: float = FP32_TOLERANCE,
+    standard: Standard = STANDARDS["fp32"],
     batch_sizes: tuple[int, ...] = BATCH_SIZES,
 ) -> Verdict:
     """The verdict on ``execute`` against ``reference``, the trained network's :func:`outputs` for these images."""
+    ties = _ties(reference["logits"], standard.tie)
+    counted = np.setdiff1d(np.arange(len(images_NHWC)), ties)
     differences: dict[str, list[float]] = {}
     agreements = []
     for batch_size in batch_sizes:
         given = run_in_batches(execute, images_NHWC, batch_size)
         for name, values in given.items():
             differences.setdefault(name, []).append(float(np.abs(values - reference[name]).max()))
-        agreements.append(float((given["logits"].argmax(1) == reference["logits"].argmax(1)).mean()))
+        agreeing = given["logits"].argmax(1) == reference["logits"].argmax(1)
+        agreements.append(float(agreeing[counted].mean()) if len(counted) else 0.0)
     # np.max, unlike max, lets a NaN through, and no comparison with a NaN is true
     largest = {name: float(np.max(values)) for name, values in differences.items()}
     if "features" in largest:
         largest["features"] /= max(float(np.abs(reference["features"]).max()), 1e-12)
+    limit = standard.largest_difference
     return Verdict(
-        passed=all(value <= tolerance for value in largest.values()) and min(agreements) == 1.0,
-        tolerance=tolerance,
+        passed=all(value <= (np.finfo(np.float32).max if limit is None else limit) for value in largest.values())
+        and min(agreements) >= standard.agreement,
+        tolerance=limit,
         max_abs_logit_difference=largest["logits"],
         max_abs_probability_difference=largest["probabilities"],
         max_rel_feature_difference=largest.get("features"),
         top1_agreement=min(agreements),
+        ties=ties,
         images=len(images_NHWC),
         batch_sizes=batch_sizes,
         executor=executor,
     )
+
+
+def _ties(logits_NK: np.ndarray, share: float) -> tuple[int, ...]:
+    """Positions of the images whose best class leads by less than ``share`` of the largest logit."""
+    second_N, first_N = np.sort(logits_NK, axis=1)[:, -2:].T
+    return tuple(np.flatnonzero(first_N - second_N < share * np.abs(logits_NK).max()).tolist())
 
 
 @torch.inference_mode()

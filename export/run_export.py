@@ -1,8 +1,8 @@
 """From a trained run to a verified bundle.
 
-    run → inference network → ONNX → verdict on real images → bundle
+    run → inference network → ONNX in each precision → verdict on real images → bundle
 
-A verdict that fails ends the export: no bundle is written then, and an earlier one stays.
+What fails its verdict is not in the bundle. Where nothing passes none is written, and an earlier one stays.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from dann.export.bundle_folder import VERIFY, replacing
 from dann.export.network import ExportedModule, FeatureExtractor, InferenceNetwork, LabelClassifier
 from dann.export.onnx_graph import OnnxGraph, to_onnx
 from dann.export.parity import Verdict, compare, outputs
+from dann.export.precisions import STANDARDS, check_precisions, in_precision
 from dann.export.provenance import provenance
 from dann.export.verify_images import Sample, synthetic_images, verify_npz, verify_sample
 from dann.infer.bundle import MANIFEST, Artefact, Bundle, Manifest, read_bundle
@@ -33,12 +34,24 @@ if TYPE_CHECKING:
 
 FORMATS = ("onnx", "openvino", "triton", "trt")
 _FILES = {
-    "classifier": "model.onnx",
-    "feature_extractor": "feature_extractor.onnx",
-    "label_classifier": "label_classifier.onnx",
+    "classifier": "model",
+    "feature_extractor": "feature_extractor",
+    "label_classifier": "label_classifier",
 }
 _BATCH = {"min": 1, "opt": 32, "max": None}
 _REQUIRES = {"onnxruntime": ">=1.21"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The verdict on the whole classifier, or on its two halves one after the other, in a precision."""
+
+    files: tuple[str, ...]
+    precision: str
+    verdict: Verdict
+
+    def __str__(self) -> str:
+        return f"{' + '.join(self.files)}: {self.verdict}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +59,20 @@ class Exported:
     """What :func:`export_run` wrote."""
 
     bundle: Bundle
-    verdict: Verdict
-    """On the whole classifier."""
-    split_verdict: Verdict | None
-    """On its two halves, one after the other, where they were asked for."""
+    judged: tuple[Judged, ...]
+    """Every verdict; files of one that failed are not in the bundle."""
     notes: tuple[str, ...]
-    """What a reader of the verdict should know."""
+    """What a reader of the verdicts should know."""
 
     @property
     def root(self) -> Path:
         """The bundle's folder."""
         return self.bundle.root
+
+    @property
+    def rejected(self) -> tuple[Judged, ...]:
+        """The verdicts that failed."""
+        return tuple(judged for judged in self.judged if not judged.verdict.passed)
 
     def report(self) -> list[str]:
         """Lines for people: artefacts, verdicts, notes."""
@@ -64,14 +80,14 @@ class Exported:
             f"{artefact.file}: {artefact.bytes:,} bytes, {artefact.precision}, opset {artefact.opset}"
             for artefact in self.bundle.manifest.artefacts
         ]
-        split = [f"verdict on the two halves: {self.split_verdict}"] if self.split_verdict else []
-        return [*artefacts, f"verdict: {self.verdict}", *split, *self.notes]
+        return [*artefacts, *(f"verdict on {judged}" for judged in self.judged), *self.notes]
 
 
 def export_run(
     run: RunDir,
     *,
     format: str = "onnx",
+    precisions: Sequence[str] = ("fp32", "fp16"),
     out: Path | None = None,
     with_features: bool = False,
     split: bool = False,
@@ -80,16 +96,17 @@ def export_run(
 ) -> Exported:
     """Export the network of ``run`` to the bundle ``out``, by default ``RUN/bundle``, and compare the two.
 
-    ``with_features`` adds the output ``features``; ``split`` adds feature extractor and label classifier as two more
-    graphs. The verdict is on up to ``images`` images of ``verify_data``, by default the run's target, else its source.
-    Raises :class:`UsageError` for an unknown format, a missing run or images, or an ``out`` that is no bundle,
-    :class:`UnavailableError` for what is not installed or not built, :class:`DannError` where the verdict fails.
+    ``precisions`` are those of :data:`~.precisions.STANDARDS`, which says what each has to reach. ``with_features``
+    adds the output ``features``; ``split`` adds feature extractor and label classifier as two more graphs. The verdict
+    is on up to ``images`` images of ``verify_data``, by default the run's target, else its source. Raises
+    :class:`UsageError` for an unknown format or precision, a missing run or images, or an ``out`` that is no bundle,
+    :class:`UnavailableError` for what is not installed or not built, :class:`DannError` where every verdict fails.
     """
     _check_format(format)
+    check_precisions(precisions)
     if images < 1:
         raise UsageError(f"{images} images asked for the verdict; expected at least 1")
     config, classes, trained = load_trained(run)
-    network = single_domain(trained, TARGET)
     preprocess = config.data.preprocess
     sample = verify_sample(config, verify_data, images)
     reference = InferenceNetwork(trained, with_features=True)
@@ -101,26 +118,39 @@ def export_run(
     metadata = {"classes": _json(classes), "preprocess": _json(asdict(preprocess))}
 
     root = run.bundle if out is None else out
+    artefacts: list[Artefact] = []
+    judged: list[Judged] = []
     with replacing(root) as folder:
-        whole = InferenceNetwork(network, with_features=with_features)
-        artefacts, verdict = _write_verified(folder, [whole], metadata, expected, sample)
-        split_verdict = None
-        if split:
-            halves = [FeatureExtractor(network), LabelClassifier(network)]
-            more, split_verdict = _write_verified(folder, halves, metadata, expected, sample)
-            artefacts += more
+        for precision in precisions:
+            network = in_precision(single_domain(trained, TARGET), precision)
+            chains: list[list[ExportedModule]] = [[InferenceNetwork(network, with_features=with_features)]]
+            if split:
+                chains.append([FeatureExtractor(network), LabelClassifier(network)])
+            for modules in chains:
+                written = _write(folder, modules, precision, metadata, sample)
+                files = [folder / artefact.file for artefact in written]
+                verdict = _judge(files, precision, expected, sample)
+                judged.append(Judged(files=tuple(file.name for file in files), precision=precision, verdict=verdict))
+                if verdict.passed:
+                    artefacts += [replace(artefact, verdict=verdict.to_dict()) for artefact in written]
+                else:
+                    for file in files:
+                        file.unlink()
+        if not any(artefact.role == "classifier" for artefact in artefacts):
+            raise DannError(
+                f"the export does not do what the trained network does: {judged[0]}; no bundle was written, an "
+                "earlier one is kept. Update torch, onnxscript and onnxruntime, or choose another --backbone"
+            )
         verify = _write_verify(folder, reference, preprocess)
         manifest = Manifest(
             classes=classes,
             preprocess=preprocess,
-            artefacts=artefacts,
+            artefacts=tuple(artefacts),
             provenance={**provenance(run), "verified_on": sample.to_dict(), "verify": verify},
         )
         # the name of a folder of images may not be UTF-8
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8", errors="backslashreplace")
-    return Exported(
-        bundle=read_bundle(root), verdict=verdict, split_verdict=split_verdict, notes=_notes(run, sample, images)
-    )
+    return Exported(bundle=read_bundle(root), judged=tuple(judged), notes=_notes(run, sample, images))
 
 
 def _check_format(name: str) -> None:
@@ -130,40 +160,36 @@ def _check_format(name: str) -> None:
         raise UnavailableError(f"this version of dann does not build {name!r}; it builds --format onnx")
 
 
-def _write_verified(
-    folder: Path,
-    modules: Sequence[ExportedModule],
-    metadata: dict[str, str],
-    expected: dict[str, np.ndarray],
-    sample: Sample,
-) -> tuple[tuple[Artefact, ...], Verdict]:
-    """Write each module, which feeds the next, as ONNX; their verdict, as one chain, must pass."""
+def _write(
+    folder: Path, modules: Sequence[ExportedModule], precision: str, metadata: dict[str, str], sample: Sample
+) -> list[Artefact]:
+    """Write each module, which feeds the next, as ONNX."""
     inputs = torch.from_numpy(sample.images_NHWC.take(range(2), axis=0, mode="wrap"))
     artefacts = []
     for module in modules:
         graph = to_onnx(module, inputs, metadata)
-        file = folder / _FILES[module.role]
+        file = folder / f"{_FILES[module.role]}{'' if precision == 'fp32' else f'.{precision}'}.onnx"
         file.write_bytes(graph.data)
-        artefacts.append(_artefact(file.name, module.role, graph))
+        artefacts.append(_artefact(file.name, module.role, precision, graph))
         with torch.inference_mode():
             inputs = module(inputs)[0]
-    chain = _open_chain([folder / artefact.file for artefact in artefacts])
-    verdict = compare(expected, chain, sample.images_NHWC, executor=chain.executor)
-    if not verdict.passed:
-        raise DannError(
-            f"the export does not do what the trained network does, verdict {verdict}; no bundle was written, an "
-            "earlier one is kept. Update torch, onnxscript and onnxruntime, or choose another --backbone"
-        )
-    return tuple(replace(artefact, verdict=verdict.to_dict()) for artefact in artefacts), verdict
+    return artefacts
 
 
-def _artefact(file: str, role: str, graph: OnnxGraph) -> Artefact:
+def _judge(files: Sequence[Path], precision: str, expected: dict[str, np.ndarray], sample: Sample) -> Verdict:
+    chain = _open_chain(files)
+    executor = chain.executor + (", float16 through casts" if precision == "fp16" else "")
+    return compare(expected, chain, sample.images_NHWC, executor=executor, standard=STANDARDS[precision])
+
+
+def _artefact(file: str, role: str, precision: str, graph: OnnxGraph) -> Artefact:
     return Artefact(
         file=file,
         sha256=hashlib.sha256(graph.data).hexdigest(),
         bytes=len(graph.data),
         format="onnx",
         role=role,
+        precision=precision,
         opset=graph.opset,
         inputs=graph.inputs,
         outputs=graph.outputs,

@@ -83,13 +83,18 @@ class Manifest:
             if not is_plain_relative(artefact.file):
                 raise BundleError(f"artefact file {artefact.file!r} is not a path inside the bundle")
 
-    def artefact(self, *, format: str = "onnx", precision: str = "fp32", role: str = "classifier") -> Artefact:
-        """The artefact of that format, precision and role; :class:`UsageError` listing what there is."""
-        for candidate in self.artefacts:
-            if (candidate.format, candidate.precision, candidate.role) == (format, precision, role):
-                return candidate
+    def artefact(self, *, format: str = "onnx", precision: str | None = None, role: str = "classifier") -> Artefact:
+        """The artefact of that format, precision and role; :class:`UsageError` listing what there is.
+
+        Without ``precision`` that in float32, else the first.
+        """
+        fitting = [artefact for artefact in self.artefacts if (artefact.format, artefact.role) == (format, role)]
+        wanted = [artefact for artefact in fitting if artefact.precision == (precision or "fp32")]
+        if chosen := wanted or ([] if precision else fitting):
+            return chosen[0]
         have = ", ".join(f"{a.format}/{a.precision}/{a.role}" for a in self.artefacts) or "none"
-        raise UsageError(f"the bundle has no {format}/{precision}/{role} artefact; it has: {have}. Export it first")
+        asked = "/".join(name for name in (format, precision, role) if name)
+        raise UsageError(f"the bundle has no {asked} artefact; it has: {have}. Export it first")
 
     def to_json(self) -> str:
         """The manifest as UTF-8 JSON text, keys in a fixed order, ending in a newline."""

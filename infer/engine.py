@@ -29,13 +29,17 @@ class Engine(Protocol):
         ...
 
 
-def open_engine(bundle: Bundle, *, device: str = "auto", threads: int | None = None) -> Engine:
+def open_engine(
+    bundle: Bundle, *, device: str = "auto", threads: int | None = None, precision: str | None = None
+) -> Engine:
     """The engine that serves ``bundle`` on ``device``.
 
     ``device`` is ``cpu``, ``cuda`` (the first), ``cuda:N``, or ``auto``: the first CUDA device where CUDA works,
     else the CPU. A device asked for by name serves, or :class:`UnavailableError` is raised; so it is where the
     runtime is not installed. ``threads`` is how many CPU threads compute one batch, ``None`` for one per physical
-    core. Raises :class:`BundleError` where the model file is not the exported one.
+    core. ``precision`` is that of the artefact, ``None`` for float32 where the bundle has it. Raises
+    :class:`UsageError` where it has not the one asked for, :class:`BundleError` where the model file is not the
+    exported one.
     """
     device = "cuda:0" if device == "cuda" else device
     if not re.fullmatch(r"auto|cpu|cuda:\d+", device):
@@ -46,4 +50,4 @@ def open_engine(bundle: Bundle, *, device: str = "auto", threads: int | None = N
         from dann.infer.ort_engine import OrtEngine
     except ModuleNotFoundError as error:
         raise missing_extra("cpu", "onnxruntime", "running an ONNX model") from error
-    return OrtEngine(bundle, bundle.manifest.artefact(format="onnx"), device=device, threads=threads)
+    return OrtEngine(bundle, bundle.manifest.artefact(precision=precision), device=device, threads=threads)

@@ -52,6 +52,7 @@ def classify_folder(
     batch_size: int | None = None,
     workers: int | None = None,
     threads: int | None = None,
+    precision: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Classify the images at ``test_loc`` and write ``out_path``, whole or not at all.
@@ -65,9 +66,10 @@ def classify_folder(
     rows = CsvRows(bundle.manifest.classes, top_k=top_k, probs=probs)
     images = find_images(test_loc)
     errors: Counter[str] = Counter()
+    settings = {"batch_size": batch_size, "workers": workers, "threads": threads}
     with (
         WholeFile(out_path) as file,
-        Classifier.load(bundle, device=device, batch_size=batch_size, workers=workers, threads=threads) as classifier,
+        Classifier.load(bundle, device=device, precision=precision, **settings) as classifier,
     ):
         start = time.perf_counter()
         file.write(rows.header())

@@ -26,7 +26,8 @@ class OrtEngine:
         self._session, served_by = _open_session(model, device, session_options(threads))
         _check_fits(self._session, model, bundle)
         self._output_names = [output.name for output in self._session.get_outputs()]
-        self.description = f"onnxruntime {onnxruntime.__version__} on {served_by}"
+        precision = "" if artefact.precision == "fp32" else f"{artefact.precision} in "
+        self.description = f"{precision}onnxruntime {onnxruntime.__version__} on {served_by}"
 
     def run(self, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
         try:

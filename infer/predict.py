@@ -84,11 +84,13 @@ class Classifier:
         batch_size: int | None = None,
         workers: int | None = None,
         threads: int | None = None,
+        precision: str | None = None,
     ) -> "Classifier":
         """Open ``bundle`` on ``device`` (``auto``, ``cpu``, ``cuda:N``).
 
         ``batch_size`` ``None`` is the usual one of the model; ``workers`` is how many threads decode,
-        ``None`` one per core; ``threads`` how many compute, ``None`` one per physical core. Raises as
+        ``None`` one per core; ``threads`` how many compute, ``None`` one per physical core; ``precision`` which of
+        the exported networks, ``None`` that in float32 where there is one. Raises as
         :func:`~dann.infer.bundle.read_bundle` and :func:`~dann.infer.engine.open_engine` do, and
         :class:`UsageError` for numbers that make no sense.
         """
@@ -96,8 +98,8 @@ class Classifier:
         workers = usable_cores() if workers is None else workers
         if not 1 <= workers <= _MOST_WORKERS:
             raise UsageError(f"{workers} decode workers asked for; expected 1 to {_MOST_WORKERS}")
-        batch_size = _batch_size(batch_size, bundle.manifest.artefact(format="onnx").batch)
-        engine = open_engine(bundle, device=device, threads=threads)
+        batch_size = _batch_size(batch_size, bundle.manifest.artefact(precision=precision).batch)
+        engine = open_engine(bundle, device=device, threads=threads, precision=precision)
         return cls(bundle.manifest, engine, batch_size=batch_size, workers=workers)
 
     @property

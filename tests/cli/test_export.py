@@ -5,18 +5,39 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from command import DATA, TINY, dann, done, refused
+
+from dann.train import checkpoint
+from dann.train.run_dir import RunDir
+from dann.train.trained import load_trained
 
 
 def test_the_report_ends_with_the_bundle(finished: Path):
-    ran = done("export", "--with-features", "--split", "--out", "bundle")
+    ran = done("export", "--with-features", "--split", "--precision", "fp32", "--out", "bundle")
     lines = ran.stdout.splitlines()
     assert [line.split(":")[0] for line in lines[:3]] == [
         "model.onnx",
         "feature_extractor.onnx",
         "label_classifier.onnx",
     ]
-    assert "verdict: passed" in lines[3] and lines[-1] == "bundle: bundle"
+    assert "verdict on model.onnx: passed" in lines[3] and lines[-1] == "bundle: bundle"
+
+
+def test_a_network_that_half_precision_cannot_hold_is_left_out(finished: Path):
+    run = RunDir(finished / "runs/tiny")
+    _, classes, network = load_trained(run)
+    with torch.no_grad():
+        first, *_, last = (layer for layer in network.label_classifier if isinstance(layer, torch.nn.Linear))
+        for tensor in first.parameters():
+            tensor *= 1e6  # what is between the two is then beyond 65,504, the largest number of half precision
+        last.weight /= 1e6
+    checkpoint.save_network(run.selected, network, step=2, classes=classes)
+    ran = dann("export", "--out", "bundle")
+    assert ran.exit_code == 1 and "verdict on model.fp16.onnx: FAILED" in ran.stdout
+    assert ran.stderr.startswith("error: model.fp16.onnx would not do what the trained network does")
+    assert sorted(file.name for file in Path("bundle").iterdir()) == ["manifest.json", "model.onnx", "verify.npz"]
+    done("infer", "--bundle", "bundle", "--test-loc", "labelled", "--out-path", "preds.csv")
 
 
 def test_export_before_any_run_says_what_to_type(place: Path):
@@ -30,6 +51,8 @@ def test_export_before_any_run_says_what_to_type(place: Path):
         (["--run", "tinny"], 2, ["unknown run 'tinny'", "did you mean 'tiny'?"]),
         (["--format", "trt"], 4, ["'trt'", "--format onnx"]),
         (["--format", "onxx"], 2, ["unknown export format 'onxx'", "did you mean 'onnx'?"]),
+        (["--precision", "fp23"], 2, ["unknown precision 'fp23'", "did you mean 'fp32'?"]),
+        (["--precision", ""], 2, ["unknown precision ''"]),
         (["--out", "no/where"], 2, ["'no/where'", "not a folder"]),
         (["--out", "labelled"], 2, ["'labelled' holds files that are no bundle's", "--out"]),
         (["--out", "/proc/bundle"], 1, ["'/proc/bundle' cannot be written"]),

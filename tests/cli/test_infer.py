@@ -35,6 +35,17 @@ def test_a_folder_a_pattern_or_a_file_is_classified(location: str, paths: list[s
     assert {row["status"] for row in rows()} == {"ok"}
 
 
+def test_the_network_in_half_precision_is_used_where_it_is_asked_for(finished: Path):
+    done("export", "--precision", "fp16,fp32", "--out", "both")
+    done("infer", "--bundle", "both", "--test-loc", "labelled", *OUT)
+    full = rows()
+    ran = done("infer", "--bundle", "both", "--test-loc", "labelled", "--precision", "fp16", *OUT)
+    assert "fp16 in onnxruntime" in ran.stderr
+    pairs = [(float(a["probability"]), float(b["probability"])) for a, b in zip(full, rows(), strict=True)]
+    assert 0 < max(abs(a - b) for a, b in pairs) < 1e-2
+    refused(dann("infer", "--test-loc", "labelled", "--precision", "int8", *OUT), 2, "no onnx/int8/classifier artefact")
+
+
 def test_more_classes_and_all_probabilities_are_columns(finished: Path):
     done("infer", "--test-loc", "labelled", *OUT)
     plain = rows()

@@ -67,7 +67,7 @@ def test_the_latest_run_is_the_one_that_is_used(finished: Path):
 def test_inference_from_a_run_exports_it_first(place: Path):
     done("train", *DATA, *TINY, "--name", "fresh")
     ran = done("infer", "--checkpoint", "fresh", "--test-loc", "labelled", "--out-path", "preds.csv")
-    assert "verdict: passed" in ran.stderr and ran.stdout == ""
+    assert "verdict on model.onnx: passed" in ran.stderr and ran.stdout == ""
     assert sum(map(sum, confusion(place / "preds.csv", ["night", "noon"]))) == 16
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dann.export.parity import Verdict, compare, run_in_batches
+from dann.export.precisions import STANDARDS
 
 IMAGES = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1).repeat(3, axis=3)
 
@@ -105,3 +106,61 @@ def test_last_batch_is_filled_up_and_cut_again():
     assert run_in_batches(execute, IMAGES, 3)["logits"][:, 0].tolist() == list(range(7))
     assert run_in_batches(execute, IMAGES, 32)["logits"][:, 0].tolist() == list(range(7))
     assert sizes == [3, 3, 3, 32]
+
+
+def in_half(change: Callable[[np.ndarray], None], *, reference: dict[str, np.ndarray] | None = None) -> Verdict:
+    """The verdict of fp16 on an artefact whose logits ``change`` alters."""
+    expected = answer(IMAGES) if reference is None else reference
+
+    def execute(images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = {name: values[images_NHWC[:, 0, 0, 0]].copy() for name, values in expected.items()}
+        change(outputs["logits"])
+        return outputs
+
+    return compare(expected, execute, IMAGES, executor="test 1", standard=STANDARDS["fp16"])
+
+
+def test_in_half_precision_any_difference_passes_that_changes_no_class():
+    def change(logits_NK: np.ndarray) -> None:
+        logits_NK += 0.2
+
+    verdict = in_half(change)
+    assert verdict.passed and verdict.tolerance is None and verdict.ties == ()
+    assert str(verdict).startswith("passed, max |Δ logit| 2.0e-01, same top-1 on 7 of 7 images, batches")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_in_half_precision_numbers_have_to_be_finite(value: float):
+    def change(logits_NK: np.ndarray) -> None:
+        logits_NK[:, logits_NK[0].argmax()] = value  # the class stays, at infinity
+
+    assert not in_half(change).passed
+
+
+def test_in_half_precision_another_class_fails():
+    def change(logits_NK: np.ndarray) -> None:
+        logits_NK[:] = logits_NK[:, ::-1]
+
+    verdict = in_half(change)
+    assert not verdict.passed and verdict.top1_agreement == 0.0
+
+
+@pytest.mark.parametrize(("lead", "passes"), [(0.02, True), (0.03, False)])  # 6 is the largest logit: 0.0234 is a tie
+def test_in_half_precision_ties_are_named_and_not_counted(lead: float, passes: bool):
+    reference = answer(IMAGES)
+    reference["logits"][2] = 2.0, 2.0 + lead
+
+    def change(logits_NK: np.ndarray) -> None:
+        turned = logits_NK[:, 1] == reference["logits"][2, 1]
+        logits_NK[turned] = logits_NK[turned][:, ::-1]
+
+    verdict = in_half(change, reference=reference)
+    assert verdict.passed is passes and verdict.ties == ((2,) if passes else ())
+    assert ("same top-1 on 6 of 6 images (1 more are ties)" in str(verdict)) is passes
+
+
+def test_nothing_but_ties_is_no_agreement():
+    reference = answer(IMAGES)
+    reference["logits"][:] = 1.0, 1.001
+    verdict = in_half(lambda logits: None, reference=reference)
+    assert len(verdict.ties) == 7 and not verdict.passed

@@ -88,16 +88,18 @@ def test_manifest_describes_every_file(exported: Exported):
     bundle = read_bundle(exported.root)
     assert bundle.manifest == exported.bundle.manifest
     assert bundle.manifest.classes == ("bus", "car")
-    assert [artefact.role for artefact in bundle.manifest.artefacts] == [
-        "classifier",
-        "feature_extractor",
-        "label_classifier",
+    roles = ("classifier", "feature_extractor", "label_classifier")
+    assert [(artefact.precision, artefact.role) for artefact in bundle.manifest.artefacts] == [
+        (precision, role) for precision in ("fp32", "fp16") for role in roles
     ]
     for artefact in bundle.manifest.artefacts:
         assert bundle.file(artefact).read_bytes()
         assert artefact.verdict["passed"] and artefact.verdict["images"] == 16
         assert artefact.batch == {"min": 1, "opt": 32, "max": None}
-    whole, extractor, classifier = bundle.manifest.artefacts
+    whole, extractor, classifier = bundle.manifest.artefacts[:3]
+    assert [(a.inputs, a.outputs) for a in bundle.manifest.artefacts[3:]] == [
+        (a.inputs, a.outputs) for a in (whole, extractor, classifier)
+    ]
     assert [(t.name, t.dtype, t.shape) for t in whole.inputs] == [("images", "uint8", ("batch", 16, 16, 3))]
     assert [(t.name, t.dtype, t.shape) for t in whole.outputs] == [
         ("logits", "float32", ("batch", 2)),
@@ -139,12 +141,46 @@ def test_verify_npz_holds_what_the_trained_network_answers(run: RunDir, exported
 
 
 def test_report_has_the_artefacts_the_numbers_and_how_few_images(exported: Exported):
-    model, *_, verdict, halves, note = exported.report()
-    assert model.startswith("model.onnx: ") and model.endswith(" bytes, fp32, opset 20")
-    assert verdict.startswith("verdict: passed, max |Δ logit| ")
-    assert "same top-1 on 16 of 16 images, batches 1, 2, 3, 32, onnxruntime" in verdict
-    assert halves.startswith("verdict on the two halves: passed,")
-    assert note == "verified on 16 target images (up to 256 are taken)"
+    report = exported.report()
+    assert report[0].startswith("model.onnx: ") and report[0].endswith(" bytes, fp32, opset 20")
+    assert report[3].startswith("model.fp16.onnx: ") and report[3].endswith(" bytes, fp16, opset 20")
+    assert report[6].startswith("verdict on model.onnx: passed, max |Δ logit| ")
+    assert "same top-1 on 16 of 16 images, batches 1, 2, 3, 32, onnxruntime" in report[6]
+    assert report[7].startswith("verdict on feature_extractor.onnx + label_classifier.onnx: passed,")
+    assert report[8].startswith("verdict on model.fp16.onnx: passed,")
+    assert report[8].endswith(" CPU, float16 through casts")
+    assert report[9].startswith("verdict on feature_extractor.fp16.onnx + label_classifier.fp16.onnx: passed,")
+    assert report[10:] == ["verified on 16 target images (up to 256 are taken)"]
+
+
+def test_half_precision_is_in_the_graph_and_halves_the_file(exported: Exported):
+    for name in ("model", "feature_extractor", "label_classifier"):
+        sizes, kinds = [], []
+        for suffix in ("", ".fp16"):
+            graph = onnx.load(exported.root / f"{name}{suffix}.onnx").graph
+            weights = [tensor for tensor in graph.initializer if len(tensor.dims) > 1 and max(tensor.dims) > 3]
+            kinds.append({onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in weights})
+            sizes.append((exported.root / f"{name}{suffix}.onnx").stat().st_size)
+        assert kinds == [{"FLOAT"}, {"FLOAT16"}] and sizes[1] < 0.75 * sizes[0], (name, sizes)
+
+
+def test_half_precision_alone_can_be_asked_for(run: RunDir, tmp_path: Path):
+    exported = export_run(run, out=tmp_path / "bundle", images=4, precisions=["fp16"])
+    assert set(content(exported.root)) == {"manifest.json", "verify.npz", "model.fp16.onnx"}
+
+
+@pytest.mark.parametrize(
+    ("precisions", "message"),
+    [
+        (["fp61"], "unknown precision 'fp61'; did you mean 'fp16'"),
+        ([], "the precisions are \\[\\]; expected one or more"),
+        (["fp16", "fp16"], "expected one or more, each once"),
+    ],
+)
+def test_precisions_that_make_no_sense_are_refused(run: RunDir, tmp_path: Path, precisions: list[str], message: str):
+    with pytest.raises(UsageError, match=message):
+        export_run(run, out=tmp_path / "bundle", precisions=precisions)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_default_place_is_in_the_run_and_an_unfinished_run_is_called_so(run: RunDir, tmp_path: Path):
@@ -152,7 +188,7 @@ def test_default_place_is_in_the_run_and_an_unfinished_run_is_called_so(run: Run
     copy.result.unlink()
     exported = export_run(copy, images=4)
     assert exported.root == copy.root / "bundle"
-    assert [artefact.role for artefact in exported.bundle.manifest.artefacts] == ["classifier"]
+    assert [artefact.role for artefact in exported.bundle.manifest.artefacts] == ["classifier", "classifier"]
     assert [tensor.name for tensor in exported.bundle.manifest.artefacts[0].outputs] == ["logits", "probabilities"]
     assert exported.bundle.manifest.provenance["scores"] is None
     assert exported.report()[-2:] == [
@@ -161,33 +197,58 @@ def test_default_place_is_in_the_run_and_an_unfinished_run_is_called_so(run: Run
     ]
 
 
-def with_another_bias(graph: OnnxGraph) -> OnnxGraph:
-    """The same graph with a thousandth added to the bias of its last layer."""
-    model = onnx.load_from_string(graph.data)
-    bias = [node for node in model.graph.node if node.op_type == "Gemm"][-1].input[2]
-    for tensor in model.graph.initializer:
-        if tensor.name == bias:
-            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(1e-3), bias))
-    return dataclasses.replace(graph, data=model.SerializeToString())
+def damage(monkeypatch: pytest.MonkeyPatch, role: str, *precisions: str) -> None:
+    """Let the exporter add a thousandth (fp32), or what is no number (fp16), to the bias of the last layer."""
+    real = module.to_onnx
+
+    def broken(network, example, metadata) -> OnnxGraph:
+        graph = real(network, example, metadata)
+        if network.role != role:
+            return graph
+        model = onnx.load_from_string(graph.data)
+        name = [node for node in model.graph.node if node.op_type == "Gemm"][-1].input[2]
+        bias = next(tensor for tensor in model.graph.initializer if tensor.name == name)
+        half = bias.data_type == onnx.TensorProto.FLOAT16
+        if ("fp16" if half else "fp32") not in precisions:
+            return graph
+        values = numpy_helper.to_array(bias) + (np.float16(np.nan) if half else np.float32(1e-3))
+        bias.CopyFrom(numpy_helper.from_array(values, name))
+        return dataclasses.replace(graph, data=model.SerializeToString())
+
+    monkeypatch.setattr(module, "to_onnx", broken)
 
 
-@pytest.mark.parametrize("split", [False, True], ids=["whole", "halves"])
-def test_failed_verdict_stops_the_export_and_keeps_the_earlier_bundle(
-    run: RunDir, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: bool
+def test_where_every_verdict_fails_the_export_stops_and_keeps_the_earlier_bundle(
+    run: RunDir, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     earlier = Path(shutil.copytree(exported.root, tmp_path / "bundle"))
-    real, broken_role = module.to_onnx, "label_classifier" if split else "classifier"
-
-    def damage(network, example, metadata):
-        graph = real(network, example, metadata)
-        return with_another_bias(graph) if network.role == broken_role else graph
-
-    monkeypatch.setattr(module, "to_onnx", damage)
-    with pytest.raises(DannError, match=r"verdict FAILED, max .* 1.0e-03 .*no bundle was written") as caught:
-        export_run(run, out=earlier, split=split)
+    damage(monkeypatch, "classifier", "fp32", "fp16")
+    with pytest.raises(DannError, match=r"model.onnx: FAILED, max .* 1.0e-03 .*no bundle was written") as caught:
+        export_run(run, out=earlier)
     assert caught.value.exit_code == 1
     assert content(earlier) == content(exported.root)
     assert list(tmp_path.iterdir()) == [earlier]
+
+
+@pytest.mark.parametrize(
+    ("role", "precision", "files"),
+    [
+        ("classifier", "fp16", {"model.fp16.onnx"}),
+        ("label_classifier", "fp32", {"feature_extractor.onnx", "label_classifier.onnx"}),
+    ],
+)
+def test_what_fails_its_verdict_is_not_in_the_bundle(
+    run: RunDir, exported: Exported, tmp_path: Path, monkeypatch, role: str, precision: str, files: set[str]
+):
+    damage(monkeypatch, role, precision)
+    rest = export_run(run, out=tmp_path / "bundle", with_features=True, split=True)
+    assert set(content(rest.root)) == set(content(exported.root)) - files
+    assert {artefact.file for artefact in rest.bundle.manifest.artefacts} == {
+        name for name in content(rest.root) if name.endswith(".onnx")
+    }
+    [rejected] = rest.rejected
+    assert (set(rejected.files), rejected.precision) == (files, precision)
+    assert any(line.startswith(f"verdict on {' + '.join(rejected.files)}: FAILED, ") for line in rest.report())
 
 
 def test_a_network_that_diverged_is_named_as_such(run: RunDir, exported: Exported, tmp_path: Path):

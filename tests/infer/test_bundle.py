@@ -181,6 +181,17 @@ def test_an_artefact_that_was_not_exported_is_named_with_those_that_were():
     assert VALID.artefact() is VALID.artefacts[0]
 
 
+def test_float32_is_taken_where_nothing_is_asked_for_and_what_there_is_without_it():
+    [full] = VALID.artefacts
+    half = replace(full, file="model.fp16.onnx", precision="fp16")
+    both = replace(VALID, artefacts=(half, full))
+    assert (both.artefact(), both.artefact(precision="fp16")) == (full, half)
+    alone = replace(VALID, artefacts=(half,))
+    assert alone.artefact() is half
+    with pytest.raises(UsageError, match="no onnx/fp32/classifier artefact; it has: onnx/fp16/classifier"):
+        alone.artefact(precision="fp32")
+
+
 # the folder -----------------------------------------------------------------------------------------------------
 
 
