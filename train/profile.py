@@ -1,13 +1,13 @@
 """Where the time of a training step goes: ``dann train --profile``.
 
 Some steps in the middle of a run are timed by stage, and recorded by torch's profiler. On a GPU the stages are timed
-there, by events; what no kernel fills of them is the GPU's idle time.
+there, by events; copies from the host, which run beside the step before, and idle time are those of torch's profiler.
 """
 
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,18 +73,28 @@ class StepProfile:
             stages[name] = stages.get(name, 0.0) + clock.seconds() / len(self._steps)
         stages["the rest"] = whole - sum(stages.values())
         if self._device.type == "cuda":
-            busy_us = covered(
-                (event.time_range.start, event.time_range.end)
+            work = [
+                (event.name, event.time_range.start, event.time_range.end)
                 for event in profiler.events() or []
                 if event.device_type.name == "CUDA" and not event.is_user_annotation
-            )
-            stages["of all that: GPU idle"] = max(0.0, whole - busy_us / 1e6 / len(self._steps))
+            ]
+            stages |= of_the_gpu(work, whole * len(self._steps), len(self._steps))
         first, last = self._steps.start + 1, self._steps.stop
         return [
             f"steps {first} to {last}: {1000 * whole:.1f} ms a step, {images / whole:,.0f} images/s",
             *(f"  {name:<24}{1000 * each:8.1f} ms {each / whole:5.0%}" for name, each in stages.items()),
             f"trace: {self._trace} (open it at https://ui.perfetto.dev)",
         ]
+
+
+def of_the_gpu(work: Sequence[tuple[str, float, float]], seconds: float, steps: int) -> dict[str, float]:
+    """Seconds a step that copies from the host took, and that nothing ran; ``work``: names, begins and ends in µs."""
+    copying = covered((begin, end) for name, begin, end in work if name.startswith("Memcpy HtoD"))
+    busy = covered((begin, end) for _, begin, end in work)
+    return {
+        "of all: host to device": copying / 1e6 / steps,
+        "of all: GPU idle": max(0.0, seconds - busy / 1e6) / steps,
+    }
 
 
 def covered(intervals: Iterable[tuple[float, float]]) -> float:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dann.train import fit
-from dann.train.profile import StepProfile, covered
+from dann.train.profile import StepProfile, covered, of_the_gpu
 from dann.train.run_dir import find_run
 from dann.train.settings import TrainConfig
 
@@ -52,6 +52,14 @@ def test_the_profile_changes_no_weight(configure: Configure, tmp_path: Path):
 )
 def test_time_in_which_two_streams_work_counts_once(intervals: list[tuple[float, float]], length: float):
     assert covered(intervals) == length
+
+
+def test_copies_and_idle_time_of_a_gpu_are_counted_a_step():
+    copy, kernel = "Memcpy HtoD (Pinned -> Device)", "cutlass_80_wmma"
+    work = [(kernel, 0.0, 4e5), (copy, 2e5, 5e5), ("Memcpy DtoH (Device -> Pinned)", 5e5, 6e5), (copy, 9e5, 1e6)]
+    found = of_the_gpu(work, seconds=1.2, steps=2)
+    assert found == pytest.approx({"of all: host to device": 0.2, "of all: GPU idle": 0.25})
+    assert of_the_gpu([], seconds=1.0, steps=1)["of all: GPU idle"] == 1.0
 
 
 def test_the_times_are_those_of_the_stages(tmp_path: Path):
