@@ -47,7 +47,6 @@ def build_engine(
     *,
     precision: str,
     batch: BatchRange,
-    workspace_bytes: int | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> BuiltEngine:
     """The engine of an ONNX file's content, whose first input is free in its first dimension alone.
@@ -66,8 +65,6 @@ def build_engine(
         raise DannError(f"the graph of {precision} has layers that compute in {layers}; expected none but {precision}")
     config = builder.create_builder_config()
     config.clear_flag(trt.api.BuilderFlag.TF32)
-    if workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.api.MemoryPoolType.WORKSPACE, workspace_bytes)
     _add_profile(trt, builder, config, network.get_input(0), batch, log)
     monitor = _monitor(trt, on_progress or (lambda phase, done, total: None))
     config.progress_monitor = monitor
@@ -97,7 +94,7 @@ def _parse(trt: TensorRT, network: Any, onnx: bytes, log: Any) -> None:
 def _multiplying_layers(trt: TensorRT, network: Any) -> dict[str, int]:
     kinds = (trt.api.LayerType.CONVOLUTION, trt.api.LayerType.MATRIX_MULTIPLY)
     layers = (network.get_layer(index) for index in range(network.num_layers))
-    return dict(Counter(str(layer.get_output(0).dtype).split(".")[-1] for layer in layers if layer.type in kinds))
+    return dict(Counter(layer.get_output(0).dtype.name for layer in layers if layer.type in kinds))
 
 
 def _add_profile(trt: TensorRT, builder: Any, config: Any, tensor: Any, batch: BatchRange, log: Any) -> None:
@@ -139,7 +136,14 @@ def _monitor(trt: TensorRT, on_progress: Callable[[str, int, int], None]) -> Any
 def _in_thread(build: Callable[[], Any], monitor: Any) -> Any:
     """What ``build`` gives, computed in another thread, so that Ctrl-C reaches this one and can end it."""
     results: list[Any] = []
-    thread = Thread(target=lambda: results.append(build()))
+
+    def run() -> None:
+        try:
+            results.append(build())
+        except BaseException as error:
+            monitor.failure = error
+
+    thread = Thread(target=run)
     thread.start()
     try:
         thread.join()

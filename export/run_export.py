@@ -33,11 +33,7 @@ if TYPE_CHECKING:
     from dann.export.ort_chain import OrtChain
 
 FORMATS = ("onnx", "openvino", "triton", "trt")
-_FILES = {
-    "classifier": "model",
-    "feature_extractor": "feature_extractor",
-    "label_classifier": "label_classifier",
-}
+_NAMES = {"classifier": "model"}  # of files; others are called as their role
 _BATCH = {"min": 1, "opt": 32, "max": None}
 _REQUIRES = {"onnxruntime": ">=1.21"}
 
@@ -127,15 +123,9 @@ def export_run(
             if split:
                 chains.append([FeatureExtractor(network), LabelClassifier(network)])
             for modules in chains:
-                written = _write(folder, modules, precision, metadata, sample)
-                files = [folder / artefact.file for artefact in written]
-                verdict = _judge(files, precision, expected, sample)
-                judged.append(Judged(files=tuple(file.name for file in files), precision=precision, verdict=verdict))
-                if verdict.passed:
-                    artefacts += [replace(artefact, verdict=verdict.to_dict()) for artefact in written]
-                else:
-                    for file in files:
-                        file.unlink()
+                written, verdict = _write_verified(folder, modules, precision, metadata, expected, sample)
+                artefacts += written
+                judged.append(verdict)
         if not any(artefact.role == "classifier" for artefact in artefacts):
             raise DannError(
                 f"the export does not do what the trained network does: {judged[0]}; no bundle was written, an "
@@ -160,26 +150,34 @@ def _check_format(name: str) -> None:
         raise UnavailableError(f"this version of dann does not build {name!r}; it builds --format onnx")
 
 
-def _write(
-    folder: Path, modules: Sequence[ExportedModule], precision: str, metadata: dict[str, str], sample: Sample
-) -> list[Artefact]:
-    """Write each module, which feeds the next, as ONNX."""
+def _write_verified(
+    folder: Path,
+    modules: Sequence[ExportedModule],
+    precision: str,
+    metadata: dict[str, str],
+    expected: dict[str, np.ndarray],
+    sample: Sample,
+) -> tuple[list[Artefact], Judged]:
+    """Write each module, which feeds the next, as ONNX, and judge them as one chain; files that fail are removed."""
     inputs = torch.from_numpy(sample.images_NHWC.take(range(2), axis=0, mode="wrap"))
-    artefacts = []
+    artefacts, files = [], []
     for module in modules:
         graph = to_onnx(module, inputs, metadata)
-        file = folder / f"{_FILES[module.role]}{'' if precision == 'fp32' else f'.{precision}'}.onnx"
+        file = folder / f"{_NAMES.get(module.role, module.role)}{'' if precision == 'fp32' else f'.{precision}'}.onnx"
         file.write_bytes(graph.data)
+        files.append(file)
         artefacts.append(_artefact(file.name, module.role, precision, graph))
         with torch.inference_mode():
             inputs = module(inputs)[0]
-    return artefacts
-
-
-def _judge(files: Sequence[Path], precision: str, expected: dict[str, np.ndarray], sample: Sample) -> Verdict:
     chain = _open_chain(files)
     executor = chain.executor + (", float16 through casts" if precision == "fp16" else "")
-    return compare(expected, chain, sample.images_NHWC, executor=executor, standard=STANDARDS[precision])
+    verdict = compare(expected, chain, sample.images_NHWC, executor=executor, standard=STANDARDS[precision])
+    judged = Judged(files=tuple(file.name for file in files), precision=precision, verdict=verdict)
+    if not verdict.passed:
+        for file in files:
+            file.unlink()
+        return [], judged
+    return [replace(artefact, verdict=verdict.to_dict()) for artefact in artefacts], judged
 
 
 def _artefact(file: str, role: str, precision: str, graph: OnnxGraph) -> Artefact:

@@ -88,10 +88,11 @@ class Manifest:
 
         Without ``precision`` that in float32, else the first.
         """
-        fitting = [artefact for artefact in self.artefacts if (artefact.format, artefact.role) == (format, role)]
-        wanted = [artefact for artefact in fitting if artefact.precision == (precision or "fp32")]
-        if chosen := wanted or ([] if precision else fitting):
-            return chosen[0]
+        fitting = [
+            a for a in self.artefacts if (a.format, a.role, precision or a.precision) == (format, role, a.precision)
+        ]
+        if fitting:
+            return min(fitting, key=lambda artefact: artefact.precision != "fp32")
         have = ", ".join(f"{a.format}/{a.precision}/{a.role}" for a in self.artefacts) or "none"
         asked = "/".join(name for name in (format, precision, role) if name)
         raise UsageError(f"the bundle has no {asked} artefact; it has: {have}. Export it first")

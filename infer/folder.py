@@ -66,10 +66,11 @@ def classify_folder(
     rows = CsvRows(bundle.manifest.classes, top_k=top_k, probs=probs)
     images = find_images(test_loc)
     errors: Counter[str] = Counter()
-    settings = {"batch_size": batch_size, "workers": workers, "threads": threads}
     with (
         WholeFile(out_path) as file,
-        Classifier.load(bundle, device=device, precision=precision, **settings) as classifier,
+        Classifier.load(
+            bundle, device=device, precision=precision, batch_size=batch_size, workers=workers, threads=threads
+        ) as classifier,
     ):
         start = time.perf_counter()
         file.write(rows.header())

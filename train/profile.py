@@ -64,7 +64,8 @@ class StepProfile:
 
     def _finish(self, profiler: profile, images: int) -> list[str]:
         self._profiler = None
-        whole = self._whole.seconds() / len(self._steps)
+        seconds = self._whole.seconds()
+        whole = seconds / len(self._steps)
         profiler.stop()
         assert self._trace is not None
         profiler.export_chrome_trace(str(self._trace))
@@ -78,7 +79,7 @@ class StepProfile:
                 for event in profiler.events() or []
                 if event.device_type.name == "CUDA" and not event.is_user_annotation
             ]
-            stages |= of_the_gpu(work, whole * len(self._steps), len(self._steps))
+            stages |= of_the_gpu(work, seconds, len(self._steps))
         first, last = self._steps.start + 1, self._steps.stop
         return [
             f"steps {first} to {last}: {1000 * whole:.1f} ms a step, {images / whole:,.0f} images/s",
