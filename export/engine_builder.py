@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
-from dann.export.tensorrt_names import TensorRT, logger
 from dann.infer.errors import DannError, UsageError
+from dann.infer.tensorrt_names import TensorRT, logger
 
 _COMPUTES_IN = {"fp32": "FLOAT", "fp16": "HALF"}
 

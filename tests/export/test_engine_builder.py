@@ -9,8 +9,8 @@ import pytest
 
 from dann.export.engine_builder import BatchRange, build_engine
 from dann.export.run_export import Exported
-from dann.export.tensorrt_names import TensorRT, installed, missing_names
 from dann.infer.errors import DannError, UnavailableError, UsageError
+from dann.infer.tensorrt_names import TensorRT, installed, missing_names
 
 rtx = pytest.importorskip("tensorrt_rtx", reason='needs TensorRT for RTX: pip install "dann[trt-rtx]"')
 BATCH = BatchRange(min=1, opt=4, max=8)
@@ -102,6 +102,6 @@ def test_without_tensorrt_the_line_to_type_is_said(monkeypatch: pytest.MonkeyPat
     def missing(name: str) -> None:
         raise ModuleNotFoundError(name=name)
 
-    monkeypatch.setattr("dann.export.tensorrt_names.import_module", missing)
+    monkeypatch.setattr("dann.infer.tensorrt_names.import_module", missing)
     with pytest.raises(UnavailableError, match=r'pip install "dann\[trt\]".*pip install "dann\[trt-rtx\]"'):
         installed()
