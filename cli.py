@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Never
 
 import click
 
-from dann.infer.errors import DannError, UsageError, missing_extra
+from dann.infer.errors import DannError, UnavailableError, UsageError, missing_extra
 
 if TYPE_CHECKING:
     from dann.infer.folder import Summary
@@ -527,51 +527,131 @@ def report(run: str | None, runs: Path, source_only: str | None, device: str, ou
 @main.command()
 @_run_option
 @_runs_option
-@click.option("--format", "format_name", default="onnx", show_default=True, help="onnx.")
 @click.option(
-    "--precision", "precisions", default="fp32,fp16", show_default=True, metavar="P,…", help="fp32 and fp16, or one."
+    "--format", "formats", default="onnx", show_default=True, metavar="F,…", help="Some of onnx, trt, openvino, triton."
 )
+@click.option(
+    "--precision",
+    "precisions",
+    default="fp32,fp16",
+    show_default=True,
+    metavar="P,…",
+    help="Also int8, and bf16 (OpenVINO).",
+)
+@click.option("--batch", default="1:32:64", show_default=True, metavar="MIN:OPT:MAX", help="Batches of the engines.")
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle folder.  [default: RUN/bundle]")
 @click.option("--with-features", is_flag=True, help="Also give the features as an output.")
-@click.option("--split", is_flag=True, help="Also write feature extractor and label classifier as two graphs.")
+@click.option("--split", is_flag=True, help="Also write feature extractor and label classifier as two networks.")
 @click.option("--verify-data", metavar="SPEC", help="Images for the verdict.  [default: the run's target images]")
+@click.option("--verify-images", type=int, default=256, show_default=True, help="How many of them.")
+@click.option("--verify-photos", is_flag=True, help="Put some of them into the bundle, for its first use elsewhere.")
+@click.option("--calib", metavar="SPEC", help="Images to calibrate int8 on.  [default: the run's target images]")
+@click.option("--calib-images", type=int, default=256, show_default=True, help="How many of them.")
+@click.option("--gpu", "gpus", metavar="SM,…", help="Of TensorRT for RTX: sm86,sm120.  [default: all but sm75]")
+@click.option("--workspace-mib", type=int, help="Most memory for a layer of TensorRT.  [default: all of the GPU]")
+@click.option("--hardware-compatible", is_flag=True, help="A TensorRT engine for all GPUs from Ampere on; slower.")
+@click.option("--version-compatible", is_flag=True, help="A TensorRT engine that newer versions run, too.")
+@click.option(
+    "--timing-cache", type=click.Path(path_type=Path), help="What TensorRT has timed.  [default: user's cache]"
+)
+@click.option("--quiet", is_flag=True, help="No progress.")
 def export(
     run: str | None,
     runs: Path,
-    format_name: str,
+    formats: str,
     precisions: str,
+    batch: str,
     out: Path | None,
-    with_features: bool,
-    split: bool,
-    verify_data: str | None,
+    gpus: str | None,
+    workspace_mib: int | None,
+    hardware_compatible: bool,
+    version_compatible: bool,
+    timing_cache: Path | None,
+    quiet: bool,
+    **options: Any,
 ) -> None:
     """Export the network without its domain head, and compare the export with the trained network.
 
-    What is not the trained network is left out of the bundle, and the exit code is 1.
+    What is not the trained network is left out of the bundle, and the exit code is 1. What cannot run on this machine
+    is UNVERIFIED: `dann verify` compares it where it can.
 
     \b
     Example:
       dann export
-      dann export --run runs/cars-dann-s0 --with-features --out bundle/
+      dann export --format trt
+      dann export --format onnx,trt,openvino,triton --precision fp32,fp16,int8 --out bundle/
     """
     from dann.export.run_export import export_run
+    from dann.export.settings import BatchRange, EngineConfig, ExportConfig
+    from dann.infer.progress import Progress
     from dann.train.run_dir import find_run
 
-    exported = export_run(
-        find_run(run, runs),
-        format=format_name,
-        precisions=[name.strip() for name in precisions.split(",")],
-        out=out,
-        with_features=with_features,
-        split=split,
-        verify_data=verify_data,
+    config = ExportConfig(
+        formats=_names(formats),
+        precisions=_names(precisions),
+        batch=BatchRange.parse(batch),
+        engine=EngineConfig(
+            gpus=_names(gpus) if gpus else (),
+            workspace_mib=workspace_mib,
+            hardware_compatible=hardware_compatible,
+            version_compatible=version_compatible,
+            timing_cache=timing_cache,
+        ),
+        **options,
     )
+    with Progress("export", quiet=quiet) as progress:
+        exported = export_run(
+            find_run(run, runs),
+            config,
+            out=out,
+            on_progress=lambda phase, done, steps: progress.update(done, steps, phase),
+        )
     for line in exported.report():
         click.echo(line)
     click.echo(f"bundle: {exported.root}")
     if exported.rejected:
         left_out = ", ".join(name for judged in exported.rejected for name in judged.files)
         raise DannError(f"{left_out} would not do what the trained network does, and is not in the bundle")
+    if exported.failed:
+        raise exported.failed[0]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """The parts of ``a,b``."""
+    return tuple(name.strip() for name in text.split(","))
+
+
+# ---- verify -------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--bundle", metavar="DIR", help="What `dann export` wrote.  [default: that of the latest run]")
+@_runs_option
+@click.option("--threads", type=int, help="Compute threads.  [default: one per physical core]")
+def verify(bundle: str | None, runs: Path, threads: int | None) -> None:
+    """Run every artefact of a bundle that this machine can run, compare and time it.
+
+    It is compared with what it answered where it was exported. Needs the runtime alone. Exits with 1 where an artefact
+    is damaged or answers otherwise, and with 4 where none can run.
+
+    \b
+    Example:
+      dann verify
+      dann verify --bundle bundle/
+    """
+    from dann.infer.bundle import read_bundle
+    from dann.infer.verify import verify_bundle
+
+    broken, ran = [], 0
+    for checked in verify_bundle(read_bundle(_bundle_to_use(bundle, None, runs)), threads=threads):
+        click.echo(f"{checked.name} on {checked.device}: {checked}")
+        ran += checked.verdict is not None
+        if checked.broken:
+            broken.append(f"{checked.name} on {checked.device}")
+    if broken:
+        raise DannError(f"not what was exported: {', '.join(broken)}; copy the bundle again, or export it here")
+    if not ran:
+        raise UnavailableError("nothing of this bundle can run here; the lines above say what is missing")
 
 
 # ---- infer --------------------------------------------------------------------------------------------------------
@@ -586,9 +666,8 @@ def export(
 @click.option("--top-k", type=int, default=1, show_default=True, help="How many of the most probable classes to name.")
 @click.option("--probs", is_flag=True, help="A column with the probability of each class.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--precision", metavar="fp32|fp16", help="Of the exported network.  [default: fp32, if the bundle has it]"
-)
+@click.option("--engine", default="auto", show_default=True, help="auto, ort, openvino, trt or trt-rtx.")
+@click.option("--precision", metavar="P", help="Of the exported network.  [default: fp32, if the bundle has it]")
 @click.option("--batch-size", type=int, help="Images per batch.  [default: the bundle's usual one]")
 @click.option("--workers", type=int, help="Decode threads.  [default: one per core]")
 @click.option("--threads", type=int, help="Compute threads.  [default: one per physical core]")
@@ -856,16 +935,29 @@ def sheet(images: str, out_path: Path, **options: Any) -> None:
 
 
 @main.command()
-def doctor() -> None:
-    """Say what of this machine dann can use, and if not, why.
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for a bug report or a program.")
+def doctor(as_json: bool) -> None:
+    """Say what of this machine dann can use, and if not, why. Engines are tried, each for a minute at most.
+
+    \b
+    The keys of the JSON object:
+      dann       text: version, interpreter, platform, cores
+      train      list of text: torch, its devices, who reverses gradients
+      packages   name: version, of those that matter and are installed
+      conflicts  list of text: packages that overwrite each other
+      cuda       driver (its CUDA version or null), devices (index, name,
+                 compute_capability, memory_bytes), reason (null or why none)
+      engines    list of: engine, version (or null), runs_on (or null),
+                 works (true or false), reason (null or why it does not)
 
     \b
     Example:
       dann doctor
     """
+    import json
+
     from dann.infer import doctor as of_inference
 
-    click.echo(of_inference.machine())
     try:
         from dann.train import doctor as of_training
 
@@ -874,7 +966,12 @@ def doctor() -> None:
         if error.name is None or error.name.split(".")[0] not in _TRAIN_EXTRA:
             raise
         trains = [f'{error.name} is not installed; run: pip install "dann[train]"']
-    for title, found in (("train", trains), ("infer", of_inference.lines())):
+    machine, infers = of_inference.machine(), of_inference.report()
+    if as_json:
+        click.echo(json.dumps({"dann": machine, "train": trains, **infers}, indent=2))
+        return
+    click.echo(machine)
+    for title, found in (("train", trains), ("infer", of_inference.lines(infers))):
         for line in found:
             click.echo(f"  {title}  {line}")
 

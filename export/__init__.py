@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dann.export.network import FeatureExtractor, InferenceNetwork, LabelClassifier
-    from dann.export.parity import Verdict
     from dann.export.run_export import Exported, export_run
+    from dann.infer.verdict import Verdict
 
 _HOME = {
     "Exported": "run_export",

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dann.infer.bundle import MANIFEST
+from dann.infer.bundle import MANIFEST, VERIFY
 from dann.infer.errors import DannError, UsageError
 
-VERIFY = "verify.npz"
-_OWN_SUFFIXES = (".onnx",)
+_OWN_NAMES = (MANIFEST, VERIFY, "openvino", "triton")
+_OWN_SUFFIXES = (".onnx", ".engine")
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def _check_replaceable(out: Path) -> None:
     if not out.is_dir():
         raise UsageError(f"{str(out)!r} is a file; the bundle is a folder: name another with --out")
     names = sorted(entry.name for entry in out.iterdir())
-    foreign = [name for name in names if name not in (MANIFEST, VERIFY) and not name.endswith(_OWN_SUFFIXES)]
+    foreign = [name for name in names if name not in _OWN_NAMES and not name.endswith(_OWN_SUFFIXES)]
     if names and (foreign or MANIFEST not in names):
         raise UsageError(
             f"{str(out)!r} holds files that are no bundle's (first: {(foreign or names)[0]!r}), and would be "

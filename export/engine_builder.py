@@ -7,27 +7,20 @@ TensorRT answers failures with ``None`` and lines on its logger, which become th
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
-from dann.infer.errors import DannError, UsageError
-from dann.infer.tensorrt_names import TensorRT, logger
+from dann.export.engine_target import configure
+from dann.export.settings import BatchRange, EngineConfig
+from dann.export.timing_cache import timing_cache
+from dann.infer import cuda
+from dann.infer.errors import DannError, UnavailableError
+from dann.infer.tensorrt_names import TensorRT, logger, said
 
-_COMPUTES_IN = {"fp32": "FLOAT", "fp16": "HALF"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchRange:
-    """Smallest, usual and largest batch of an engine."""
-
-    min: int = 1
-    opt: int = 32
-    max: int = 64
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.opt <= self.max:
-            raise UsageError(f"the batch is {self.min}:{self.opt}:{self.max}; expected 1 ≤ MIN ≤ OPT ≤ MAX")
+_COMPUTES_IN = {"fp32": ("FLOAT",), "fp16": ("HALF",), "int8": ("INT8", "HALF")}
+"""By precision: in what some layers have to multiply, and in what others may."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +30,8 @@ class BuiltEngine:
     plan: bytes
     layers: dict[str, int]
     """How many layers multiply in which type of number: ``{"HALF": 8}``."""
+    requires: dict[str, str]
+    """What running it needs, by name: the version of what built it, and ``compute_capability``."""
     builder: str
     seconds: float
 
@@ -47,6 +42,7 @@ def build_engine(
     *,
     precision: str,
     batch: BatchRange,
+    config: EngineConfig | None = None,
     on_progress: Callable[[str, int, int], None] | None = None,
 ) -> BuiltEngine:
     """The engine of an ONNX file's content, whose first input is free in its first dimension alone.
@@ -55,35 +51,55 @@ def build_engine(
     building ends. Raises :class:`DannError` where TensorRT refuses the graph, naming its node, where it fails, and
     where layers would compute in another precision than the one that was asked for.
     """
+    if trt.name == "tensorrt":
+        _check_gpu()
     log = logger(trt.api)
     log.lines.clear()
     builder = trt.api.Builder(log)
     network = builder.create_network(1 << int(trt.api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    _parse(trt, network, onnx, log)
+    _parse(trt, network, onnx)
     layers = _multiplying_layers(trt, network)
-    if set(layers) != {_COMPUTES_IN[precision]}:
-        raise DannError(f"the graph of {precision} has layers that compute in {layers}; expected none but {precision}")
-    config = builder.create_builder_config()
-    config.clear_flag(trt.api.BuilderFlag.TF32)
-    _add_profile(trt, builder, config, network.get_input(0), batch, log)
+    needed, *allowed = _COMPUTES_IN[precision]
+    if needed not in layers or not set(layers) <= {needed, *allowed}:
+        others = f", and none but {allowed[0]} beside it" if allowed else " alone"
+        raise DannError(f"the graph of {precision} has layers that compute in {layers}; expected {needed}{others}")
+    settings = builder.create_builder_config()
+    settings.clear_flag(trt.api.BuilderFlag.TF32)
+    config = config or EngineConfig()
+    requires = configure(trt, settings, config)
+    _add_profile(trt, builder, settings, network.get_input(0), batch)
     monitor = _monitor(trt, on_progress or (lambda phase, done, total: None))
-    config.progress_monitor = monitor
+    settings.progress_monitor = monitor
     start = time.perf_counter()
-    plan = _in_thread(lambda: builder.build_serialized_network(network, config), monitor)
+    with timing_cache(trt, settings, config.timing_cache) if trt.name == "tensorrt" else nullcontext():
+        plan = _in_thread(lambda: builder.build_serialized_network(network, settings), monitor)
     if monitor.failure is not None:
         raise monitor.failure
     if plan is None:
-        raise DannError(f"{trt} cannot build the engine: {_said(log)}")
+        raise DannError(f"{trt} cannot build the engine: {said(trt)}")
     seconds = time.perf_counter() - start
-    return BuiltEngine(plan=bytes(memoryview(plan)), layers=layers, builder=str(trt), seconds=seconds)
+    return BuiltEngine(
+        plan=bytes(memoryview(plan)), layers=layers, requires=requires, builder=str(trt), seconds=seconds
+    )
 
 
-def _parse(trt: TensorRT, network: Any, onnx: bytes, log: Any) -> None:
-    parser = trt.api.OnnxParser(network, log)
+def _check_gpu() -> None:
+    """TensorRT says of a machine without one no more than "nullptr"."""
+    try:
+        cuda.devices()
+    except UnavailableError as error:
+        raise UnavailableError(
+            f"TensorRT builds an engine on the GPU that will run it, and {error}; build it there, or for RTX GPUs "
+            'here: pip uninstall tensorrt; pip install "dann[trt-rtx]"'
+        ) from error
+
+
+def _parse(trt: TensorRT, network: Any, onnx: bytes) -> None:
+    parser = trt.api.OnnxParser(network, logger(trt.api))
     if not parser.parse(onnx):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         reasons = [f"{error.desc()} (node {error.node_name()!r}, {error.node_operator()})" for error in errors]
-        raise DannError(f"{trt} refuses the graph: {'; '.join(reasons) or _said(log)}")
+        raise DannError(f"{trt} refuses the graph: {'; '.join(reasons) or said(trt)}")
     if network.num_inputs != 1 or network.num_outputs == 0:  # it takes what is no ONNX for an empty graph
         raise DannError(
             f"{trt} found {network.num_inputs} inputs and {network.num_outputs} outputs in the graph; expected one "
@@ -92,17 +108,26 @@ def _parse(trt: TensorRT, network: Any, onnx: bytes, log: Any) -> None:
 
 
 def _multiplying_layers(trt: TensorRT, network: Any) -> dict[str, int]:
-    kinds = (trt.api.LayerType.CONVOLUTION, trt.api.LayerType.MATRIX_MULTIPLY)
-    layers = (network.get_layer(index) for index in range(network.num_layers))
-    return dict(Counter(layer.get_output(0).dtype.name for layer in layers if layer.type in kinds))
+    """A layer whose two factors both come from int8 is computed in it, whatever the network says of its output."""
+    kinds = trt.api.LayerType
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    dequantising = (layer for layer in layers if layer.type == kinds.DEQUANTIZE)
+    from_int8 = {layer.get_output(0).name for layer in dequantising if layer.get_input(0).dtype.name == "INT8"}
+
+    def computes_in(layer: Any) -> str:
+        factors = [layer.get_input(index).name for index in range(min(layer.num_inputs, 2))]
+        return "INT8" if len(factors) == 2 and from_int8.issuperset(factors) else layer.get_output(0).dtype.name
+
+    multiplying = (layer for layer in layers if layer.type in (kinds.CONVOLUTION, kinds.MATRIX_MULTIPLY))
+    return dict(Counter(map(computes_in, multiplying)))
 
 
-def _add_profile(trt: TensorRT, builder: Any, config: Any, tensor: Any, batch: BatchRange, log: Any) -> None:
+def _add_profile(trt: TensorRT, builder: Any, settings: Any, tensor: Any, batch: BatchRange) -> None:
     profile = builder.create_optimization_profile()
     image = tuple(tensor.shape)[1:]
     profile.set_shape(tensor.name, *((count, *image) for count in (batch.min, batch.opt, batch.max)))
-    if not profile or config.add_optimization_profile(profile) < 0:
-        raise DannError(f"{trt} refuses the batch {batch.min}:{batch.opt}:{batch.max}: {_said(log)}")
+    if not profile or settings.add_optimization_profile(profile) < 0:
+        raise DannError(f"{trt} refuses the batch {batch.min}:{batch.opt}:{batch.max}: {said(trt)}")
 
 
 def _monitor(trt: TensorRT, on_progress: Callable[[str, int, int], None]) -> Any:
@@ -152,7 +177,3 @@ def _in_thread(build: Callable[[], Any], monitor: Any) -> Any:
         thread.join()
         raise
     return results[0] if results else None
-
-
-def _said(log: Any) -> str:
-    return "; ".join(log.lines) or "without a reason"

@@ -4,9 +4,11 @@ Legend: N images, H × W pixels, D features, K classes. Cast, change of layout a
 whoever runs it feeds decoded pixels and nothing else. Outputs are float32, in whatever precision they are computed.
 """
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dann.infer.verdict import BATCH_SIZES, run_in_batches
 from dann.train.model import DomainAdversarialNetwork
 
 
@@ -72,3 +74,15 @@ def _planes(images_NHWC: Tensor) -> Tensor:
     reach the pooling layer, which is then exported as a gather over computed indices instead of a mean.
     """
     return images_NHWC.to(torch.float32).permute(0, 3, 1, 2).contiguous() / 255
+
+
+@torch.inference_mode()
+def outputs(network: InferenceNetwork, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of ``network`` by name, float32 (N, …)."""
+    network.eval()
+
+    def execute(batch_NHWC: np.ndarray) -> dict[str, np.ndarray]:
+        values = network(torch.from_numpy(batch_NHWC))
+        return dict(zip(network.output_names, (value.numpy() for value in values), strict=True))
+
+    return run_in_batches(execute, images_NHWC, max(BATCH_SIZES))

@@ -1,45 +1,20 @@
-"""The precisions of an export: how a network comes to one, and what its artefact has to reach beside the trained one.
+"""The run's network as ONNX, in any precision.
 
 The precision is in the graph itself (TensorRT calls that strongly typed): no runtime has to be told, and none can
 choose another.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dann.infer.errors import UsageError, unknown_name
+from dann.export.network import ExportedModule, FeatureExtractor, InferenceNetwork, LabelClassifier
+from dann.export.onnx_graph import OnnxGraph, to_onnx
 from dann.train.model import DomainAdversarialNetwork
-
-
-@dataclass(frozen=True, kw_only=True)
-class Standard:
-    """What an artefact has to reach, beside the trained network in float32."""
-
-    largest_difference: float | None
-    """Of a logit or a probability; of a feature, relative to the largest one. ``None``: any."""
-    tie: float
-    """An image whose two most probable classes are closer, as a share of the largest logit of all, is not counted."""
-    agreement: float
-    """Share of the images that have to have the same most probable class."""
-
-
-STANDARDS = {
-    "fp32": Standard(largest_difference=1e-4, tie=0.0, agreement=1.0),
-    "fp16": Standard(largest_difference=None, tie=2**-8, agreement=0.999),  # eight times its rounding
-}
-
-
-def check_precisions(names: Sequence[str]) -> None:
-    """Raise :class:`UsageError` for what is no precision, none at all, or one that is named twice."""
-    for name in names:
-        if name not in STANDARDS:
-            raise unknown_name("precision", name, STANDARDS)
-    if not names or len(set(names)) < len(names):
-        raise UsageError(f"the precisions are {list(names)}; expected one or more, each once")
 
 
 def in_precision(network: DomainAdversarialNetwork, precision: str) -> DomainAdversarialNetwork:
@@ -59,3 +34,41 @@ def in_precision(network: DomainAdversarialNetwork, precision: str) -> DomainAdv
 class _ToHalf(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.to(torch.float16)
+
+
+class OnnxGraphs:
+    """The graphs of one export, each made once.
+
+    ``metadata`` is stored in all of them; ``example_NHWC`` is two images, uint8 RGB.
+    """
+
+    def __init__(
+        self,
+        network: DomainAdversarialNetwork,
+        example_NHWC: np.ndarray,
+        metadata: Mapping[str, str],
+        *,
+        with_features: bool,
+    ):
+        self._network = network
+        self._example = torch.from_numpy(example_NHWC)
+        self._metadata = metadata
+        self._with_features = with_features
+        self.graphs = cache(self._graphs)
+
+    def modules(self, precision: str, *, split: bool) -> list[ExportedModule]:
+        """The network in ``fp32`` or ``fp16``: whole, or as two halves of which the first feeds the second."""
+        network = in_precision(self._network, precision)
+        if split:
+            return [FeatureExtractor(network), LabelClassifier(network)]
+        return [InferenceNetwork(network, with_features=self._with_features)]
+
+    def _graphs(self, precision: str, split: bool) -> list[tuple[str, OnnxGraph]]:
+        """Role and graph of the network, or of its halves."""
+        found = []
+        inputs = self._example
+        for module in self.modules(precision, split=split):
+            found.append((module.role, to_onnx(module, inputs, self._metadata)))
+            with torch.inference_mode():
+                inputs = module(inputs)[0]
+        return found

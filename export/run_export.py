@@ -1,53 +1,37 @@
 """From a trained run to a verified bundle.
 
-    run → inference network → ONNX in each precision → verdict on real images → bundle
+    run → inference network → ONNX graph in each precision → files of each format → verdict on real images → bundle
 
 What fails its verdict is not in the bundle. Where nothing passes none is written, and an earlier one stays.
 """
 
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import torch
 
-from dann.export.bundle_folder import VERIFY, replacing
-from dann.export.network import ExportedModule, FeatureExtractor, InferenceNetwork, LabelClassifier
-from dann.export.onnx_graph import OnnxGraph, to_onnx
-from dann.export.parity import Verdict, compare, outputs
-from dann.export.precisions import STANDARDS, check_precisions, in_precision
+from dann.export.bundle_folder import replacing
+from dann.export.formats import MAKERS, Made, OnProgress
+from dann.export.judge import Judge, Judged
+from dann.export.network import InferenceNetwork, outputs
+from dann.export.precisions import OnnxGraphs
 from dann.export.provenance import provenance
-from dann.export.verify_images import Sample, synthetic_images, verify_npz, verify_sample
-from dann.infer.bundle import MANIFEST, Artefact, Bundle, Manifest, read_bundle
-from dann.infer.errors import DannError, UnavailableError, UsageError, missing_extra, unknown_name
-from dann.infer.preprocess import PreprocessSpec
+from dann.export.settings import ExportConfig
+from dann.export.triton_repository import BACKENDS, write_model
+from dann.export.verify_images import Sample, labelled_images, sample_images, synthetic_images, verify_npz
+from dann.infer.bundle import MANIFEST, VERIFY, Artefact, Bundle, read_bundle
+from dann.infer.errors import DannError, UnavailableError, UsageError
+from dann.infer.verdict import Labelled, run_in_batches
 from dann.train.batch_norm import TARGET, single_domain
 from dann.train.run_dir import RunDir
+from dann.train.settings import TrainConfig
 from dann.train.trained import load_trained
 
-if TYPE_CHECKING:
-    from dann.export.ort_chain import OrtChain
-
-FORMATS = ("onnx", "openvino", "triton", "trt")
-_NAMES = {"classifier": "model"}  # of files; others are called as their role
-_BATCH = {"min": 1, "opt": 32, "max": None}
-_REQUIRES = {"onnxruntime": ">=1.21"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judged:
-    """The verdict on the whole classifier, or on its two halves one after the other, in a precision."""
-
-    files: tuple[str, ...]
-    precision: str
-    verdict: Verdict
-
-    def __str__(self) -> str:
-        return f"{' + '.join(self.files)}: {self.verdict}"
+_PHOTOS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +41,8 @@ class Exported:
     bundle: Bundle
     judged: tuple[Judged, ...]
     """Every verdict; files of one that failed are not in the bundle."""
+    failed: tuple[DannError, ...]
+    """Why what is missing beside them could not be made."""
     notes: tuple[str, ...]
     """What a reader of the verdicts should know."""
 
@@ -68,155 +54,184 @@ class Exported:
     @property
     def rejected(self) -> tuple[Judged, ...]:
         """The verdicts that failed."""
-        return tuple(judged for judged in self.judged if not judged.verdict.passed)
+        return tuple(judged for judged in self.judged if not judged.passed)
 
     def report(self) -> list[str]:
         """Lines for people: artefacts, verdicts, notes."""
+        manifest = self.bundle.manifest
         artefacts = [
-            f"{artefact.file}: {artefact.bytes:,} bytes, {artefact.precision}, opset {artefact.opset}"
-            for artefact in self.bundle.manifest.artefacts
+            f"{artefact.files[0]}: {sum(manifest.files[name].bytes for name in artefact.files):,} bytes, "
+            f"{artefact.format}, {artefact.precision}"
+            for artefact in manifest.artefacts
         ]
         return [*artefacts, *(f"verdict on {judged}" for judged in self.judged), *self.notes]
 
 
 def export_run(
-    run: RunDir,
-    *,
-    format: str = "onnx",
-    precisions: Sequence[str] = ("fp32", "fp16"),
-    out: Path | None = None,
-    with_features: bool = False,
-    split: bool = False,
-    verify_data: str | None = None,
-    images: int = 256,
+    run: RunDir, config: ExportConfig | None = None, *, out: Path | None = None, on_progress: OnProgress | None = None
 ) -> Exported:
     """Export the network of ``run`` to the bundle ``out``, by default ``RUN/bundle``, and compare the two.
 
-    ``precisions`` are those of :data:`~.precisions.STANDARDS`, which says what each has to reach. ``with_features``
-    adds the output ``features``; ``split`` adds feature extractor and label classifier as two more graphs. The verdict
-    is on up to ``images`` images of ``verify_data``, by default the run's target, else its source. Raises
-    :class:`UsageError` for an unknown format or precision, a missing run or images, or an ``out`` that is no bundle,
-    :class:`UnavailableError` for what is not installed or not built, :class:`DannError` where every verdict fails.
+    What each precision has to reach is in :data:`~dann.infer.verdict.STANDARDS`. A format whose tools are not installed
+    is left out and named in :attr:`Exported.failed`, as is what refuses the network. Raises :class:`UsageError` for a
+    missing run or images, or an ``out`` that is no bundle, :class:`UnavailableError` where onnxruntime is not
+    installed, :class:`DannError` where every verdict fails.
     """
-    _check_format(format)
-    check_precisions(precisions)
-    if images < 1:
-        raise UsageError(f"{images} images asked for the verdict; expected at least 1")
-    config, classes, trained = load_trained(run)
-    preprocess = config.data.preprocess
-    sample = verify_sample(config, verify_data, images)
-    reference = InferenceNetwork(trained, with_features=True)
-    expected = outputs(reference, sample.images_NHWC)
-    if not all(np.isfinite(values).all() for values in expected.values()):
-        raise DannError(
-            f"the network of {run.root} gives no finite numbers: it has diverged; train with a smaller --lr"
-        )
-    metadata = {"classes": _json(classes), "preprocess": _json(asdict(preprocess))}
-
+    config = config or ExportConfig()
+    trained_as, classes, trained = load_trained(run)
+    preprocess = trained_as.data.preprocess
+    sample = sample_images(trained_as, config.verify_data, config.verify_images, option="--verify-data")
+    network = single_domain(trained, TARGET)
+    reference = InferenceNetwork(network, with_features=True)
+    graphs = OnnxGraphs(
+        network,
+        sample.images_NHWC.take(range(2), axis=0, mode="wrap"),
+        {"classes": _json(classes), "preprocess": _json(asdict(preprocess))},
+        with_features=config.with_features,
+    )
     root = run.bundle if out is None else out
-    artefacts: list[Artefact] = []
-    judged: list[Judged] = []
     with replacing(root) as folder:
-        for precision in precisions:
-            network = in_precision(single_domain(trained, TARGET), precision)
-            chains: list[list[ExportedModule]] = [[InferenceNetwork(network, with_features=with_features)]]
-            if split:
-                chains.append([FeatureExtractor(network), LabelClassifier(network)])
-            for modules in chains:
-                written, verdict = _write_verified(folder, modules, precision, metadata, expected, sample)
-                artefacts += written
-                judged.append(verdict)
-        if not any(artefact.role == "classifier" for artefact in artefacts):
+        judge = Judge(
+            folder=folder,
+            classes=classes,
+            preprocess=preprocess,
+            network=reference,
+            sample=sample,
+            labelled=_labelled(trained_as, config, classes, reference),
+            batch=config.batch,
+        )
+        judged: list[Judged] = []
+        failed: list[DannError] = []
+        for made in _make(graphs, config, judged, failed, on_progress or (lambda phase, done, steps: None)):
+            judged.append(_keep(judge, made))
+        kept = [artefact for each in judged if each.passed for artefact in each.artefacts]
+        if not any(artefact.role == "classifier" for artefact in kept):
             raise DannError(
                 f"the export does not do what the trained network does: {judged[0]}; no bundle was written, an "
                 "earlier one is kept. Update torch, onnxscript and onnxruntime, or choose another --backbone"
             )
-        verify = _write_verify(folder, reference, preprocess)
-        manifest = Manifest(
-            classes=classes,
-            preprocess=preprocess,
-            artefacts=tuple(artefacts),
-            provenance={**provenance(run), "verified_on": sample.to_dict(), "verify": verify},
+        if "triton" in config.formats:
+            kept += _triton(judge, kept)
+        (folder / VERIFY).write_bytes(_verify_npz(judge, kept, config))
+        manifest = replace(
+            judge.manifest(kept, VERIFY), provenance={**provenance(run), "verified_on": sample.to_dict()}
         )
-        # the name of a folder of images may not be UTF-8
-        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8", errors="backslashreplace")
-    return Exported(bundle=read_bundle(root), judged=tuple(judged), notes=_notes(run, sample, images))
-
-
-def _check_format(name: str) -> None:
-    if name not in FORMATS:
-        raise unknown_name("export format", name, FORMATS)
-    if name != "onnx":
-        raise UnavailableError(f"this version of dann does not build {name!r}; it builds --format onnx")
-
-
-def _write_verified(
-    folder: Path,
-    modules: Sequence[ExportedModule],
-    precision: str,
-    metadata: dict[str, str],
-    expected: dict[str, np.ndarray],
-    sample: Sample,
-) -> tuple[list[Artefact], Judged]:
-    """Write each module, which feeds the next, as ONNX, and judge them as one chain; files that fail are removed."""
-    inputs = torch.from_numpy(sample.images_NHWC.take(range(2), axis=0, mode="wrap"))
-    artefacts, files = [], []
-    for module in modules:
-        graph = to_onnx(module, inputs, metadata)
-        file = folder / f"{_NAMES.get(module.role, module.role)}{'' if precision == 'fp32' else f'.{precision}'}.onnx"
-        file.write_bytes(graph.data)
-        files.append(file)
-        artefacts.append(_artefact(file.name, module.role, precision, graph))
-        with torch.inference_mode():
-            inputs = module(inputs)[0]
-    chain = _open_chain(files)
-    executor = chain.executor + (", float16 through casts" if precision == "fp16" else "")
-    verdict = compare(expected, chain, sample.images_NHWC, executor=executor, standard=STANDARDS[precision])
-    judged = Judged(files=tuple(file.name for file in files), precision=precision, verdict=verdict)
-    if not verdict.passed:
-        for file in files:
-            file.unlink()
-        return [], judged
-    return [replace(artefact, verdict=verdict.to_dict()) for artefact in artefacts], judged
-
-
-def _artefact(file: str, role: str, precision: str, graph: OnnxGraph) -> Artefact:
-    return Artefact(
-        file=file,
-        sha256=hashlib.sha256(graph.data).hexdigest(),
-        bytes=len(graph.data),
-        format="onnx",
-        role=role,
-        precision=precision,
-        opset=graph.opset,
-        inputs=graph.inputs,
-        outputs=graph.outputs,
-        batch=_BATCH,
-        requires=_REQUIRES,
+        (folder / MANIFEST).write_bytes(manifest.to_json())
+    return Exported(
+        bundle=read_bundle(root),
+        judged=tuple(judged),
+        failed=tuple(failed),
+        notes=(*_notes(run, sample, config), *_about_engines(kept)),
     )
 
 
-def _open_chain(files: Sequence[Path]) -> "OrtChain":
-    try:
-        from dann.export.ort_chain import OrtChain
-    except ModuleNotFoundError as error:
-        raise missing_extra("cpu", "onnxruntime", "comparing the export with the trained network") from error
-    return OrtChain(files)
+def _make(
+    graphs: OnnxGraphs, config: ExportConfig, judged: list[Judged], failed: list[DannError], on_progress: OnProgress
+) -> Iterator[list[Made]]:
+    """Every network that was asked for, whole or as two halves, in every format; ONNX first.
+
+    What failed its verdict as ONNX is not made in another format.
+    """
+    for name in dict.fromkeys(["onnx", *config.formats]):
+        if name not in MAKERS:
+            continue
+        format = MAKERS[name]
+        asked = product(config.precisions, (False, True) if config.split else (False,))
+        for precision, split in asked:
+            graph_precision = format.graph(precision)
+            if precision not in format.precisions or _is_rejected(judged, graph_precision, split):
+                continue
+            try:
+                yield [
+                    format.make(role, precision, graph, config, on_progress)
+                    for role, graph in graphs.graphs(graph_precision, split)
+                ]
+            except DannError as error:
+                if name == "onnx" or isinstance(error, UsageError):
+                    raise
+                failed.append(error)
+                if isinstance(error, UnavailableError):
+                    break
 
 
-def _write_verify(folder: Path, reference: InferenceNetwork, preprocess: PreprocessSpec) -> dict[str, Any]:
-    """Write ``verify.npz``; what the manifest says of it."""
-    images_NHWC = synthetic_images(preprocess)
-    data = verify_npz(images_NHWC, outputs(reference, images_NHWC)["logits"])
-    (folder / VERIFY).write_bytes(data)
-    return {"file": VERIFY, "sha256": hashlib.sha256(data).hexdigest(), "images": len(images_NHWC)}
+def _is_rejected(judged: list[Judged], precision: str, split: bool) -> bool:
+    return any(
+        not each.passed and each.artefacts[0].precision == precision and split == (len(each.artefacts) > 1)
+        for each in judged
+        if each.artefacts[0].format == "onnx"
+    )
 
 
-def _notes(run: RunDir, sample: Sample, wanted: int) -> tuple[str, ...]:
-    count = len(sample.images_NHWC)
+def _keep(judge: Judge, made: list[Made]) -> Judged:
+    """Write and judge; what fails is removed again."""
+    files = {judge.folder / name: content for each in made for name, content in each.files.items()}
+    for path, content in files.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    judged = judge.judge([each.artefact for each in made])
+    if not judged.passed:
+        for path in files:
+            path.unlink()
+    return judged
+
+
+def _triton(judge: Judge, kept: list[Artefact]) -> list[Artefact]:
+    """A repository of the whole classifiers that Triton serves, with the verdicts on the files that it copies."""
+    served = []
+    for artefact in kept:
+        if artefact.role == "classifier" and artefact.format in BACKENDS:
+            files = write_model(
+                judge.folder / "triton",
+                name=f"classifier_{artefact.format}",
+                artefact=artefact,
+                model=judge.folder / artefact.files[0],
+                classes=judge.classes,
+                preprocess=judge.preprocess,
+            )
+            served.append(replace(artefact, format="triton", files=tuple(f"triton/{file}" for file in files)))
+    return served
+
+
+def _verify_npz(judge: Judge, kept: list[Artefact], config: ExportConfig) -> bytes:
+    """What another machine compares itself with: images, and what each precision answers for them here."""
+    photos_NHWC = judge.sample.images_NHWC[: _PHOTOS if config.verify_photos else 0]
+    images_NHWC = np.concatenate([synthetic_images(judge.preprocess), photos_NHWC])
+    logits = {"fp32": outputs(judge.network, images_NHWC)["logits"]}
+    for artefact in kept:
+        if (artefact.format, artefact.role) == ("onnx", "classifier") and artefact.precision not in logits:
+            [engine] = judge.open([artefact])
+            logits[artefact.precision] = run_in_batches(engine.run, images_NHWC, config.batch.opt)["logits"]
+            engine.close()
+    return verify_npz(images_NHWC, logits)
+
+
+def _labelled(
+    trained_as: TrainConfig, config: ExportConfig, classes: tuple[str, ...], network: InferenceNetwork
+) -> Labelled | None:
+    if "int8" not in config.precisions:
+        return None
+    found = labelled_images(trained_as, config.verify_data, classes)
+    if found is None:
+        return None
+    images_NHWC, labels_N = found
+    return Labelled(images_NHWC=images_NHWC, labels_N=labels_N, logits_NK=outputs(network, images_NHWC)["logits"])
+
+
+def _notes(run: RunDir, sample: Sample, config: ExportConfig) -> tuple[str, ...]:
+    count, wanted = len(sample.images_NHWC), config.verify_images
     few = f" (up to {wanted} are taken)" if count < wanted else ""
     unfinished = ["the run has not ended: this is its last checkpoint"] if not run.result.exists() else []
     return (f"verified on {count} {sample.origin}{few}", *unfinished)
+
+
+def _about_engines(kept: list[Artefact]) -> list[str]:
+    """What to know of engines that another TensorRT built than one might think."""
+    rtx = [artefact.requires for artefact in kept if artefact.format == "tensorrt-rtx"]
+    return [
+        f"tensorrt is not installed: the engines are of TensorRT for RTX {needs['tensorrt-rtx']}, for GPUs of compute "
+        f"capability {needs['compute_capability']}; others, as 9.0 and 10.0, need tensorrt"
+        for needs in rtx[:1]
+    ]
 
 
 def _json(value: Any) -> str:

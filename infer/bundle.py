@@ -1,10 +1,12 @@
 """The bundle: a folder with everything inference needs, described by ``manifest.json`` (schema 1).
 
-    manifest.json   classes, preprocessing, one entry per artefact, provenance
+    manifest.json   classes, preprocessing, the hash of every file, one entry per artefact, provenance
     model.onnx      images: uint8 (N, H, W, 3) RGB → logits, probabilities: float32 (N, K) [→ features (N, D)]
+    …               more artefacts: other precisions, other formats
+    verify.npz      images, and what each precision answered for them where the bundle was made
 
-Writer and reader stand side by side, so the format changes in one place. A file is hashed before it is
-parsed; a manifest is data: no pickle, no eval, no path that leaves the folder.
+Writer and reader stand side by side, so the format changes in one place; ``docs/bundle.md`` describes it. A file is
+hashed before it is parsed; a manifest is data: no pickle, no eval, no path that leaves the folder.
 """
 
 import hashlib
@@ -13,14 +15,19 @@ import os
 import re
 import unicodedata
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from dann.infer.errors import DannError, UsageError
+from dann.infer.json_schema import check
 from dann.infer.preprocess import PreprocessSpec
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+VERIFY = "verify.npz"
+
+_ZEROS = "0" * 64
 
 
 class BundleError(DannError):
@@ -35,19 +42,25 @@ class TensorSpec:
     dtype: str
     """NumPy name of the element type: ``uint8``, ``float32``."""
     shape: tuple[int | str, ...]
-    """A string stands for a free dimension, always the batch: ``("batch", 64, 64, 3)``."""
+    """The first is free, and the batch: ``("batch", 64, 64, 3)``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileHash:
+    """What a file of the bundle has to be."""
+
+    sha256: str
+    bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
-    """One model file of the bundle."""
+    """One network of the bundle, ready for one kind of runtime."""
 
-    file: str
-    """Name of the file, relative to the bundle."""
-    sha256: str
-    bytes: int
+    files: tuple[str, ...]
+    """Names of its files, relative to the bundle; the first is the one to open."""
     format: str
-    """``onnx``; other formats name themselves."""
+    """``onnx``, ``openvino``, ``tensorrt``, ``tensorrt-rtx`` or ``triton``."""
     role: str = "classifier"
     """``classifier`` is the whole network; ``feature_extractor`` and ``label_classifier`` are its two
     halves."""
@@ -56,11 +69,12 @@ class Artefact:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batch: dict[str, int | None]
-    """Smallest, usual and largest batch: ``min``, ``opt``, ``max``; ``None`` is no limit."""
+    """Smallest, usual and largest batch: ``min``, ``opt``, ``max``; ``None`` for the largest is no limit."""
     requires: dict[str, str] = field(default_factory=dict)
     """What running it needs, by name: ``{"onnxruntime": ">=1.20"}``."""
     verdict: dict[str, Any] = field(default_factory=dict)
-    """How it was compared with the trained model: numbers, images, batch sizes, executor."""
+    """How it was compared with the trained model: numbers, images, batch sizes, executor; or why it was not:
+    ``{"unverified": "…"}``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +84,8 @@ class Manifest:
     classes: tuple[str, ...]
     """Class names in the order of the network's outputs."""
     preprocess: PreprocessSpec
+    files: dict[str, FileHash]
+    """Every file of the bundle but the manifest."""
     artefacts: tuple[Artefact, ...]
     provenance: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
@@ -79,9 +95,15 @@ class Manifest:
             raise BundleError(f"the manifest's classes are {list(self.classes)}; expected two or more different names")
         if not all(is_one_line(name) for name in self.classes):
             raise BundleError(f"the manifest's classes are {list(self.classes)}; expected names that can be printed")
+        for name in self.files:
+            if not is_plain_relative(name):
+                raise BundleError(f"the manifest names {name!r}, which is not a path inside the bundle")
         for artefact in self.artefacts:
-            if not is_plain_relative(artefact.file):
-                raise BundleError(f"artefact file {artefact.file!r} is not a path inside the bundle")
+            if not artefact.files or not self.files.keys() >= set(artefact.files):
+                raise BundleError(f"the manifest has no hash of an artefact's files {list(artefact.files)}")
+            limits = [artefact.batch[name] for name in ("min", "opt", "max")]
+            if limits != sorted(limits, key=lambda limit: limit or float("inf")):
+                raise BundleError(f"the manifest has the batch {artefact.batch}; expected min ≤ opt ≤ max")
 
     def artefact(self, *, format: str = "onnx", precision: str | None = None, role: str = "classifier") -> Artefact:
         """The artefact of that format, precision and role; :class:`UsageError` listing what there is.
@@ -97,69 +119,76 @@ class Manifest:
         asked = "/".join(name for name in (format, precision, role) if name)
         raise UsageError(f"the bundle has no {asked} artefact; it has: {have}. Export it first")
 
-    def to_json(self) -> str:
-        """The manifest as UTF-8 JSON text, keys in a fixed order, ending in a newline."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+    def to_json(self) -> bytes:
+        """The manifest as UTF-8 JSON, keys in a fixed order, sealed by its own hash, ending in a newline.
+
+        Raises :class:`ValueError` for a number that is not finite, as JSON has none.
+        """
+        tree = {"manifest_sha256": _ZEROS, "schema": self.schema, **asdict(self)}
+        text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        # a name that is not UTF-8 becomes a JSON escape
+        return sealed(text.encode("utf-8", "backslashreplace"))
 
     @classmethod
-    def from_json(cls, text: str, *, where: str = MANIFEST) -> "Manifest":
+    def from_json(cls, data: bytes, *, where: str = MANIFEST) -> "Manifest":
         """Parse and check; ``where`` names the file in messages. Raises :class:`BundleError`."""
         try:
-            data = json.loads(text)
+            tree = json.loads(str(data, "utf-8"), parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{where} is not JSON ({error}); re-export the bundle") from error
-        if not isinstance(data, dict) or type(data.get("schema")) is not int:
+        if not isinstance(tree, dict) or type(tree.get("schema")) is not int:
             raise BundleError(f"{where} has no schema number; it is not a dann manifest")
-        if not 1 <= data["schema"] <= SCHEMA:
+        if not 1 <= tree["schema"] <= SCHEMA:
             raise BundleError(
-                f"{where} has schema {data['schema']}, this dann reads {SCHEMA}; upgrade dann or re-export"
+                f"{where} has schema {tree['schema']}, this dann reads {SCHEMA}; upgrade dann or re-export"
+            )
+        if not _is_sealed(data, tree.get("manifest_sha256")):
+            raise BundleError(
+                f"{where} is not as it was written (its own SHA-256 differs); copy the bundle again or re-export"
             )
         try:
-            return cls(
-                schema=data["schema"],
-                classes=tuple(_typed(name, str) for name in _typed(data["classes"], list)),
-                preprocess=PreprocessSpec(**data["preprocess"]),
-                artefacts=tuple(_artefact(entry) for entry in _typed(data["artefacts"], list)),
-                provenance=_typed(data["provenance"], dict),
-            )
-        except (KeyError, TypeError, UsageError) as error:
+            check(tree, _schema(), _schema(), "the manifest")
+        except ValueError as error:
             raise BundleError(f"{where} has a missing or wrong field ({error}); re-export the bundle") from error
+        return cls(
+            schema=tree["schema"],
+            classes=tuple(tree["classes"]),
+            preprocess=PreprocessSpec(**tree["preprocess"]),
+            files={name: FileHash(**entry) for name, entry in tree["files"].items()},
+            artefacts=tuple(map(_artefact, tree["artefacts"])),
+            provenance=tree["provenance"],
+        )
+
+
+@cache
+def _schema() -> dict[str, Any]:
+    return json.loads(Path(__file__).with_name("manifest.schema.json").read_text("utf-8"))
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def sealed(unsealed: bytes) -> bytes:
+    """The manifest with its own SHA-256 in the place of the first 64 zeros, with which that is taken.
+
+    Against accidents: whoever changes a manifest on purpose can seal it again.
+    """
+    return unsealed.replace(_ZEROS.encode(), hashlib.sha256(unsealed).hexdigest().encode(), 1)
+
+
+def _is_sealed(manifest: bytes, stated: object) -> bool:
+    if not isinstance(stated, str) or not re.fullmatch("[0-9a-f]{64}", stated):
+        return False
+    return hashlib.sha256(manifest.replace(stated.encode(), _ZEROS.encode(), 1)).hexdigest() == stated
 
 
 def _artefact(entry: dict[str, Any]) -> Artefact:
-    for name, kind in _ARTEFACT_TYPES.items():
-        if name in entry:
-            _typed(entry[name], kind)
-    for limit in entry["batch"].values():
-        _typed(limit, int | None)
-    return Artefact(**{**entry, "inputs": _tensors(entry["inputs"]), "outputs": _tensors(entry["outputs"])})
-
-
-_ARTEFACT_TYPES = {
-    **dict.fromkeys(("file", "sha256", "format", "role", "precision"), str),
-    **dict.fromkeys(("batch", "requires", "verdict"), dict),
-    **dict.fromkeys(("inputs", "outputs"), list),
-    "bytes": int,
-    "opset": int | None,
-}
-
-
-def _tensors(entries: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(
-            name=_typed(entry["name"], str),
-            dtype=_typed(entry["dtype"], str),
-            shape=tuple(_typed(side, int | str) for side in _typed(entry["shape"], list)),
-        )
-        for entry in entries
-    )
-
-
-def _typed(value: Any, kind: Any) -> Any:
-    """``value``; :class:`TypeError` where it is not of that type."""
-    if not isinstance(value, kind):
-        raise TypeError(f"{value!r:.80} is not of type {getattr(kind, '__name__', kind)}")
-    return value
+    tensors = {
+        side: tuple(TensorSpec(**{**tensor, "shape": tuple(tensor["shape"])}) for tensor in entry[side])
+        for side in ("inputs", "outputs")
+    }
+    return Artefact(**{**entry, **tensors, "files": tuple(entry["files"])})
 
 
 @dataclass(frozen=True)
@@ -170,11 +199,15 @@ class Bundle:
     manifest: Manifest
 
     def file(self, artefact: Artefact) -> Path:
-        """Where the artefact lies, its size and SHA-256 checked; raises :class:`BundleError`."""
-        path = self.root / artefact.file
+        """Where the artefact's first file lies, all of them checked as :meth:`checked` does."""
+        return [self.checked(name) for name in artefact.files][0]
+
+    def checked(self, name: str) -> Path:
+        """Where a file of the manifest lies, its size and SHA-256 checked; raises :class:`BundleError`."""
+        path, expected = self.root / name, self.manifest.files[name]
         if not os.path.isfile(path):
             raise BundleError(f"{path} is named in the manifest but missing; copy the whole bundle or re-export")
-        if path.stat().st_size != artefact.bytes or sha256_of(path) != artefact.sha256:
+        if path.stat().st_size != expected.bytes or sha256_of(path) != expected.sha256:
             raise BundleError(
                 f"{path} is not the file that was exported (SHA-256 differs from the manifest's); "
                 "copy the bundle again or re-export"
@@ -193,12 +226,15 @@ def read_bundle(root: Path | str) -> Bundle:
     if not os.path.isfile(path):
         raise UsageError(f"no bundle at {str(root)!r}: {MANIFEST} is missing; `dann export` writes one")
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{path} is not UTF-8 text; re-export the bundle") from error
-    return Bundle(root, Manifest.from_json(text, where=str(path)))
+    return Bundle(root, Manifest.from_json(data, where=str(path)))
+
+
+def file_hash(path: Path) -> FileHash:
+    """Of a file that was just written."""
+    return FileHash(sha256=sha256_of(path), bytes=path.stat().st_size)
 
 
 def sha256_of(path: Path) -> str:
@@ -213,5 +249,5 @@ def is_one_line(name: str) -> bool:
 
 
 def is_plain_relative(name: str) -> bool:
-    """Whether ``name`` is a relative ``/``-separated path without ``..``, drive or backslash."""
-    return bool(re.fullmatch(r"[^/\\:\0]+(/[^/\\:\0]+)*", name)) and ".." not in name.split("/")
+    """Whether ``name`` is a relative ``/``-separated path without ``.``, ``..``, drive or backslash."""
+    return bool(re.fullmatch(r"[^/\\:\0]+(/[^/\\:\0]+)*", name)) and not {".", ".."} & set(name.split("/"))

@@ -53,6 +53,7 @@ def classify_folder(
     workers: int | None = None,
     threads: int | None = None,
     precision: str | None = None,
+    engine: str = "auto",
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
     """Classify the images at ``test_loc`` and write ``out_path``, whole or not at all.
@@ -69,7 +70,13 @@ def classify_folder(
     with (
         WholeFile(out_path) as file,
         Classifier.load(
-            bundle, device=device, precision=precision, batch_size=batch_size, workers=workers, threads=threads
+            bundle,
+            device=device,
+            engine=engine,
+            precision=precision,
+            batch_size=batch_size,
+            workers=workers,
+            threads=threads,
         ) as classifier,
     ):
         start = time.perf_counter()
@@ -81,5 +88,5 @@ def classify_folder(
             if on_progress is not None:
                 on_progress(done, len(images))
         seconds = time.perf_counter() - start
-        engine = classifier.engine.description
-    return Summary(images=len(images), errors=dict(errors.most_common()), seconds=seconds, engine=engine)
+        ran = classifier.engine.description
+    return Summary(images=len(images), errors=dict(errors.most_common()), seconds=seconds, engine=ran)

@@ -24,7 +24,7 @@ class OrtEngine:
         self.artefact = artefact
         model = bundle.file(artefact)
         self._session, served_by = _open_session(model, device, session_options(threads))
-        _check_fits(self._session, model, bundle)
+        _check_is(self._session, model, artefact)
         self._output_names = [output.name for output in self._session.get_outputs()]
         precision = "" if artefact.precision == "fp32" else f"{artefact.precision} in "
         self.description = f"{precision}onnxruntime {onnxruntime.__version__} on {served_by}"
@@ -103,16 +103,24 @@ def _cuda_session(model: Path, options: onnxruntime.SessionOptions, device: str)
     return session
 
 
-def _check_fits(session: onnxruntime.InferenceSession, model: Path, bundle: Bundle) -> None:
-    """Refuse a network whose tensors are not what the manifest's preprocessing and classes imply."""
-    spec, classes = bundle.manifest.preprocess, len(bundle.manifest.classes)
-    takes = [(tensor.type, tensor.shape[1:]) for tensor in session.get_inputs()]
-    gives = {tensor.name: tensor.shape[1:] for tensor in session.get_outputs()}
-    if takes != [("tensor(uint8)", [spec.height, spec.width, 3])] or gives.get("probabilities") != [classes]:
+def _check_is(session: onnxruntime.InferenceSession, model: Path, artefact: Artefact) -> None:
+    """Refuse a model whose tensors are not those of the manifest."""
+    takes = [_tensor(tensor) for tensor in session.get_inputs()]
+    gives = [_tensor(tensor) for tensor in session.get_outputs()]
+    said = [
+        [(tensor.name, tensor.dtype, [*tensor.shape[1:]]) for tensor in tensors]
+        for tensors in (artefact.inputs, artefact.outputs)
+    ]
+    if [takes, gives] != said:
         raise BundleError(
-            f"{model} takes {takes} and gives {gives}; the manifest says one uint8 input "
-            f"of {spec.height}x{spec.width}x3 and {classes} probabilities; re-export"
+            f"{model} takes {takes} and gives {gives}; the manifest says {said[0]} and {said[1]}; re-export"
         )
+
+
+def _tensor(tensor: onnxruntime.NodeArg) -> tuple[str, str, list[int]]:
+    """Name, NumPy name of the type, and shape without the batch."""
+    kind = str(tensor.type).removeprefix("tensor(").removesuffix(")")
+    return tensor.name, {"float": "float32"}.get(kind, kind), tensor.shape[1:]
 
 
 def _first_line(error: Exception) -> str:

@@ -30,6 +30,7 @@ from dann.infer.bundle import Bundle, Manifest, read_bundle
 from dann.infer.cores import usable_cores
 from dann.infer.engine import Engine, open_engine
 from dann.infer.errors import ImageError, UsageError
+from dann.infer.first_use import check_first_use
 from dann.infer.images import ImageFile
 from dann.infer.preprocess import fit, load_image
 
@@ -85,22 +86,29 @@ class Classifier:
         workers: int | None = None,
         threads: int | None = None,
         precision: str | None = None,
+        engine: str = "auto",
     ) -> "Classifier":
         """Open ``bundle`` on ``device`` (``auto``, ``cpu``, ``cuda:N``).
 
         ``batch_size`` ``None`` is the usual one of the model; ``workers`` is how many threads decode,
         ``None`` one per core; ``threads`` how many compute, ``None`` one per physical core; ``precision`` which of
-        the exported networks, ``None`` that in float32 where there is one. Raises as
-        :func:`~dann.infer.bundle.read_bundle` and :func:`~dann.infer.engine.open_engine` do, and
-        :class:`UsageError` for numbers that make no sense.
+        the exported networks, ``None`` that in float32 where there is one; ``engine`` what runs it. What runs here for
+        the first time is compared with what it answered at the export, see :mod:`~dann.infer.first_use`. Raises as
+        :func:`~dann.infer.bundle.read_bundle` and :func:`~dann.infer.engine.open_engine` do, :class:`UsageError` for
+        numbers that make no sense, and :class:`DannError` for a network that is no longer the exported one.
         """
         bundle = bundle if isinstance(bundle, Bundle) else read_bundle(bundle)
         workers = usable_cores() if workers is None else workers
         if not 1 <= workers <= _MOST_WORKERS:
             raise UsageError(f"{workers} decode workers asked for; expected 1 to {_MOST_WORKERS}")
-        batch_size = _batch_size(batch_size, bundle.manifest.artefact(precision=precision).batch)
-        engine = open_engine(bundle, device=device, threads=threads, precision=precision)
-        return cls(bundle.manifest, engine, batch_size=batch_size, workers=workers)
+        opened = open_engine(bundle, device=device, threads=threads, precision=precision, engine=engine)
+        try:
+            batch_size = _batch_size(batch_size, opened.artefact.batch)
+            check_first_use(bundle, opened)
+        except BaseException:
+            opened.close()
+            raise
+        return cls(bundle.manifest, opened, batch_size=batch_size, workers=workers)
 
     @property
     def classes(self) -> tuple[str, ...]:

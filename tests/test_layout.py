@@ -22,10 +22,18 @@ FORBIDDEN = {
 WITHOUT_DANN = (*FOLDERS, "cli")
 
 # what a box that only runs bundles has installed
-EDGE = {"numpy", "cv2", "rich", "onnxruntime"}
+EDGE = {"numpy", "cv2", "rich", "onnxruntime", "openvino"}
 
 # an engine's package → the only modules that speak to it
-ENGINES = {"onnxruntime": {"infer/ort_engine.py", "export/ort_chain.py"}, "tensorrt": set()}
+ENGINES = {
+    "onnxruntime": {
+        *("infer/ort_engine.py", "infer/doctor_attempts.py"),
+        *("export/first_difference.py", "export/quantise.py"),
+    },
+    "openvino": {"infer/openvino_engine.py"},
+    "tensorrt": set(),
+    "tensorrt_rtx": set(),
+}
 
 
 def imported_names(source: str) -> set[str]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from dann.infer.errors import UsageError
 from dann.infer.preprocess import PreprocessSpec
-from dann.train.named_sets import user_cache
+from dann.infer.user_cache import user_cache
 
 _PIXELS, _FAILURES, _PART = "pixels.npy", "failures.json", ".part-"
 _LIMIT_GB = 50.0

@@ -23,6 +23,7 @@ from typing import Literal
 import numpy as np
 
 from dann.infer.errors import DannError, UsageError, missing_extra
+from dann.infer.user_cache import user_cache
 
 Split = Literal["train", "test"]
 Role = Literal["source", "target"]
@@ -50,12 +51,6 @@ def default_data_root() -> Path:
     if given := os.environ.get("DANN_DATA"):
         return Path(given)
     return user_cache()
-
-
-def user_cache() -> Path:
-    """``dann`` in the user's cache: ``XDG_CACHE_HOME``, else ``~/.cache``."""
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "dann"
 
 
 def fetch_line(name: str, data_root: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,9 @@ def test_export_before_any_run_says_what_to_type(place: Path):
     ("words", "exit_code", "parts"),
     [
         (["--run", "tinny"], 2, ["unknown run 'tinny'", "did you mean 'tiny'?"]),
-        (["--format", "trt"], 4, ["'trt'", "--format onnx"]),
+        (["--batch", "1:2"], 2, ["'1:2'", "expected MIN:OPT:MAX"]),
+        (["--format", "trt", "--gpu", "sm68"], 2, ["unknown GPU 'sm68'", "Known: sm120, sm121, sm75, sm80, sm86, sm89"]),
+        (["--precision", "bf16"], 2, ["bf16 is a precision of the format openvino alone"]),
         (["--format", "onxx"], 2, ["unknown export format 'onxx'", "did you mean 'onnx'?"]),
         (["--precision", "fp23"], 2, ["unknown precision 'fp23'", "did you mean 'fp32'?"]),
         (["--precision", ""], 2, ["unknown precision ''"]),
@@ -57,7 +60,7 @@ def test_export_before_any_run_says_what_to_type(place: Path):
         (["--out", "labelled"], 2, ["'labelled' holds files that are no bundle's", "--out"]),
         (["--out", "/proc/bundle"], 1, ["'/proc/bundle' cannot be written"]),
         (["--verify-data", "nowhere/"], 2, ["'nowhere/' does not exist"]),
-        (["--verify-data", "spoiled"], 1, ["images can be read for the verdict"]),
+        (["--verify-data", "spoiled"], 1, ["none of ", " images can be read"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and value[0].startswith("--") else None,
 )
@@ -145,3 +148,25 @@ def test_named_photos_are_scored_when_everything_else_has_moved(place: Path):
     refused(dann("eval"), 2, "the split layout of")
     ran = done("eval", "--data", "labelled")
     assert "the source is not scored: " in ran.stderr and "target  " in ran.stdout
+
+
+def test_a_format_that_cannot_be_made_is_left_out_with_the_line_to_type(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("tensorrt", "tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    ran = dann("export", "--format", "trt", "--precision", "fp32", "--out", "bundle")
+    assert ran.exit_code == 4 and 'pip install "dann[trt-rtx]"' in ran.stderr
+    assert "verdict on model.onnx: passed" in ran.stdout
+    done("verify", "--bundle", "bundle")
+
+
+def test_a_bundle_is_verified_where_it_is(finished: Path):
+    ran = done("verify")
+    lines = ran.stdout.splitlines()
+    assert [line.partition(": passed, ")[0] for line in lines if "passed" in line][:1] == ["model.onnx on cpu"]
+    model = finished / "runs/tiny/bundle/model.onnx"
+    model.write_bytes(model.read_bytes()[:-1])
+    ran = dann("verify")
+    assert ran.exit_code == 1 and "model.onnx on cpu: BROKEN: " in ran.stdout
+    assert ran.stderr.startswith("error: not what was exported: model.onnx on cpu")

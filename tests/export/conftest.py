@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dann.export.run_export import Exported, export_run
+from dann.export.settings import ExportConfig
 from dann.train.loop import fit
 from dann.train.run_dir import RunDir
 from dann.train.settings import DataConfig, ModelConfig, TrainConfig
@@ -63,4 +64,4 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 def exported(run: RunDir, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The run's export with features and halves. Tests must not write to it."""
     out = tmp_path_factory.mktemp("exported") / "bundle"
-    return export_run(run, out=out, with_features=True, split=True)
+    return export_run(run, ExportConfig(with_features=True, split=True), out=out)

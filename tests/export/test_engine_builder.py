@@ -7,13 +7,22 @@ import time
 
 import pytest
 
-from dann.export.engine_builder import BatchRange, build_engine
+from dann.export.engine_builder import BuiltEngine, build_engine
 from dann.export.run_export import Exported
+from dann.export.settings import BatchRange, EngineConfig
+from dann.infer import cuda
 from dann.infer.errors import DannError, UnavailableError, UsageError
-from dann.infer.tensorrt_names import TensorRT, installed, missing_names
+from dann.infer.tensorrt_names import TensorRT
 
 rtx = pytest.importorskip("tensorrt_rtx", reason='needs TensorRT for RTX: pip install "dann[trt-rtx]"')
 BATCH = BatchRange(min=1, opt=4, max=8)
+
+
+def has_gpu() -> bool:
+    try:
+        return bool(cuda.devices())
+    except UnavailableError:
+        return False
 
 
 @pytest.fixture
@@ -27,17 +36,6 @@ def graphs(exported: Exported) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in exported.root.glob("*.onnx")}
 
 
-def test_every_name_that_is_used_is_there(trt: TensorRT):
-    assert missing_names(trt) == []
-
-
-def test_a_name_that_is_gone_is_found(trt: TensorRT):
-    class Older:
-        Builder = rtx.Builder
-
-    assert "OnnxParser.parse" in missing_names(TensorRT("tensorrt", Older))  # pyright: ignore[reportArgumentType]
-
-
 @pytest.mark.parametrize("name", ["model", "feature_extractor", "label_classifier"])
 def test_engines_compute_in_the_precision_of_their_graph(trt: TensorRT, graphs: dict[str, bytes], name: str):
     full = build_engine(trt, graphs[f"{name}.onnx"], precision="fp32", batch=BATCH)
@@ -48,8 +46,53 @@ def test_engines_compute_in_the_precision_of_their_graph(trt: TensorRT, graphs: 
 
 
 def test_a_graph_of_another_precision_than_it_is_called_is_refused(trt: TensorRT, graphs: dict[str, bytes]):
-    with pytest.raises(DannError, match=r"the graph of fp16 has layers that compute in {'FLOAT': 8}; expected none"):
+    with pytest.raises(DannError, match="fp16 has layers that compute in {'FLOAT': 8}; expected HALF alone"):
         build_engine(trt, graphs["model.onnx"], precision="fp16", batch=BATCH)
+
+
+def test_an_engine_is_for_every_gpu_that_one_covers_unless_some_are_named(trt: TensorRT, graphs: dict[str, bytes]):
+    def build(*gpus: str) -> BuiltEngine:
+        config = EngineConfig(gpus=gpus, workspace_mib=64)
+        return build_engine(trt, graphs["model.fp16.onnx"], precision="fp16", batch=BATCH, config=config)
+
+    every, named, turing = build(), build("sm120", "sm86"), build("sm75")
+    assert {"tensorrt-rtx", "compute_capability"} == every.requires.keys()
+    assert every.requires["tensorrt-rtx"] == rtx.__version__
+    capabilities = every.requires["compute_capability"].split(", ")
+    assert {"8.0", "8.6", "8.9", "12.0"} <= set(capabilities) and "7.5" not in capabilities
+    assert named.requires["compute_capability"] == "8.6, 12.0" and turing.requires["compute_capability"] == "7.5"
+    assert len({every.plan, named.plan, turing.plan}) == 3
+
+
+def test_what_a_gpu_cannot_compute_is_named_with_its_node(trt: TensorRT, graphs: dict[str, bytes]):
+    with pytest.raises(DannError, match="cannot build the engine: .*'node_linear' for Turing .*FP32 GEMM"):
+        turing = EngineConfig(gpus=("sm75",))
+        build_engine(trt, graphs["model.onnx"], precision="fp32", batch=BATCH, config=turing)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            EngineConfig(gpus=("sm90",)),
+            "unknown GPU 'sm90'; .*tensorrt-rtx .*: data center GPUs as sm90 need tensorrt",
+        ),
+        (EngineConfig(gpus=("8.6",)), "unknown GPU '8.6'"),
+        (EngineConfig(hardware_compatible=True), "has no --hardware-compatible engines; name GPUs with --gpu"),
+        (EngineConfig(version_compatible=True), "has no --version-compatible engines"),
+    ],
+)
+def test_what_tensorrt_for_rtx_cannot_build_for_is_refused(
+    trt: TensorRT, graphs: dict[str, bytes], config: EngineConfig, message: str
+):
+    with pytest.raises(UsageError, match=message):
+        build_engine(trt, graphs["model.onnx"], precision="fp32", batch=BATCH, config=config)
+
+
+@pytest.mark.skipif(has_gpu(), reason="there is a GPU here")
+def test_tensorrt_without_a_gpu_says_where_to_build(trt: TensorRT, graphs: dict[str, bytes]):
+    with pytest.raises(UnavailableError, match=r"on the GPU that will run it, and CUDA does not .*dann\[trt-rtx\]"):
+        build_engine(TensorRT("tensorrt", trt.api), graphs["model.onnx"], precision="fp32", batch=BATCH)
 
 
 def test_progress_is_told(trt: TensorRT, graphs: dict[str, bytes]):
@@ -67,12 +110,6 @@ def test_what_is_no_onnx_is_refused(trt: TensorRT, graphs: dict[str, bytes], con
     whole = graphs["model.onnx"]
     with pytest.raises(DannError, match=message):
         build_engine(trt, whole[: len(whole) // 2] if content is None else content, precision="fp32", batch=BATCH)
-
-
-@pytest.mark.parametrize("batch", [(0, 1, 2), (4, 2, 8), (1, 9, 8)])
-def test_a_batch_that_makes_no_sense_is_refused(batch: tuple[int, int, int]):
-    with pytest.raises(UsageError, match=rf"the batch is {batch[0]}:{batch[1]}:{batch[2]}; expected 1 ≤ MIN"):
-        BatchRange(min=batch[0], opt=batch[1], max=batch[2])
 
 
 def test_what_fails_while_it_is_told_ends_the_building(trt: TensorRT, graphs: dict[str, bytes]):
@@ -96,12 +133,3 @@ def test_ctrl_c_ends_the_building(trt: TensorRT, graphs: dict[str, bytes]):
         build_engine(trt, graphs["model.onnx"], precision="fp32", batch=BATCH, on_progress=slow)
     assert told == [1]
     assert build_engine(trt, graphs["model.onnx"], precision="fp32", batch=BATCH).plan
-
-
-def test_without_tensorrt_the_line_to_type_is_said(monkeypatch: pytest.MonkeyPatch):
-    def missing(name: str) -> None:
-        raise ModuleNotFoundError(name=name)
-
-    monkeypatch.setattr("dann.infer.tensorrt_names.import_module", missing)
-    with pytest.raises(UnavailableError, match=r'pip install "dann\[trt\]".*pip install "dann\[trt-rtx\]"'):
-        installed()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,16 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from dann.export import run_export as module
+from dann.export import precisions as module
 from dann.export.network import InferenceNetwork
 from dann.export.onnx_graph import OnnxGraph
 from dann.export.run_export import Exported, export_run
+from dann.export.settings import BatchRange, ExportConfig
 from dann.infer.bundle import read_bundle, sha256_of
 from dann.infer.errors import DannError, UnavailableError, UsageError
 from dann.infer.predict import Classifier
 from dann.infer.preprocess import load_image
+from dann.infer.verify import verify_bundle
 from dann.train import checkpoint
 from dann.train.batch_norm import SOURCE, TARGET
 from dann.train.evaluate import to_float
@@ -26,6 +29,8 @@ from dann.train.loop import fit
 from dann.train.run_dir import RunDir
 from dann.train.settings import ModelConfig
 from dann.train.trained import load_trained
+
+SMALL = ExportConfig(precisions=("fp32",), verify_images=4)
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -56,7 +61,7 @@ def test_bundle_classifies_files_as_the_trained_network_does(run: RunDir, export
 def test_batch_normalisation_of_two_domains_becomes_the_targets(bn: str, configure, data: Path, tmp_path: Path):
     model = ModelConfig(backbone="conv6", width=0.25, bn=bn, label_hidden=(8,))  # type: ignore[arg-type]
     run = fit(configure(model=model), runs=tmp_path).run
-    exported = export_run(run, images=4)
+    exported = export_run(run, SMALL)
     assert (exported.root / "model.onnx").read_bytes().count(b"running") == 0  # folded into the convolutions
     config, _, network = load_trained(run)
     photos = sorted((data / "photos").iterdir())[:3]
@@ -73,10 +78,10 @@ def test_the_selected_checkpoint_is_what_is_exported(run: RunDir, tmp_path: Path
     config, classes, network = load_trained(run)
     network.label_classifier[-1].bias.data += 1.0  # type: ignore[union-attr]
     checkpoint.save_network(copy.selected, network, step=1, classes=classes)
-    exported = export_run(copy, images=4)
+    exported = export_run(copy, SMALL)
     stored = np.load(exported.root / "verify.npz", allow_pickle=False)
-    np.testing.assert_array_equal(stored["logits"], torch_outputs(copy, stored["images"])[0])
-    assert not np.allclose(stored["logits"], torch_outputs(run, stored["images"])[0])
+    np.testing.assert_allclose(stored["fp32"], torch_outputs(copy, stored["images"])[0], rtol=0, atol=1e-6)
+    assert not np.allclose(stored["fp32"], torch_outputs(run, stored["images"])[0])
     origin = exported.bundle.manifest.provenance
     assert (origin["checkpoint"], origin["checkpoint_sha256"]) == ("selected", sha256_of(copy.selected))
     assert copy.has_current_bundle() and not copy.has_older_bundle()
@@ -108,9 +113,11 @@ def test_manifest_describes_every_file(exported: Exported):
     ]
     assert extractor.outputs == whole.outputs[2:] and extractor.inputs == whole.inputs
     assert classifier.inputs == whole.outputs[2:] and classifier.outputs == whole.outputs[:2]
-    assert set(content(exported.root)) == {"manifest.json", "verify.npz"} | {
-        artefact.file for artefact in bundle.manifest.artefacts
-    }
+    assert set(content(exported.root)) == {"manifest.json", *bundle.manifest.files}
+    named = {name for artefact in bundle.manifest.artefacts for name in artefact.files}
+    assert set(bundle.manifest.files) == {"verify.npz", *named}
+    for name in bundle.manifest.files:
+        assert bundle.checked(name).is_file()
 
 
 def test_provenance_names_the_training_and_no_path(run: RunDir, exported: Exported):
@@ -123,32 +130,31 @@ def test_provenance_names_the_training_and_no_path(run: RunDir, exported: Export
     assert (origin["checkpoint"], origin["checkpoint_sha256"]) == ("last", sha256_of(run.last))
     history = ("last", "selected", "best_on_test_labels")
     assert [origin["scores"][name] for name in history] == [result[name] for name in history]
-    assert origin["verify"]["sha256"] == sha256_of(exported.root / "verify.npz")
     assert set(origin["versions"]) == {"python", "dann", "torch", "onnx", "onnxscript"}
     for file in exported.root.iterdir():
         assert str(run.root.parent.parent).encode() not in file.read_bytes(), file.name
 
 
 def test_two_exports_are_the_same_to_the_last_byte(run: RunDir, exported: Exported, tmp_path: Path):
-    export_run(run, out=tmp_path / "again", with_features=True, split=True)
+    export_run(run, ExportConfig(with_features=True, split=True), out=tmp_path / "again")
     assert content(tmp_path / "again") == content(exported.root)
 
 
 def test_verify_npz_holds_what_the_trained_network_answers(run: RunDir, exported: Exported):
     stored = np.load(exported.root / "verify.npz", allow_pickle=False)
-    assert stored["images"].shape == (8, 16, 16, 3) and stored["images"].dtype == np.uint8
-    np.testing.assert_array_equal(stored["logits"], torch_outputs(run, stored["images"])[0])
+    assert stored["images"].shape == (16, 16, 16, 3) and stored["images"].dtype == np.uint8
+    np.testing.assert_allclose(stored["fp32"], torch_outputs(run, stored["images"])[0], rtol=0, atol=1e-6)
 
 
 def test_report_has_the_artefacts_the_numbers_and_how_few_images(exported: Exported):
     report = exported.report()
-    assert report[0].startswith("model.onnx: ") and report[0].endswith(" bytes, fp32, opset 20")
-    assert report[3].startswith("model.fp16.onnx: ") and report[3].endswith(" bytes, fp16, opset 20")
+    assert report[0].startswith("model.onnx: ") and report[0].endswith(" bytes, onnx, fp32")
+    assert report[3].startswith("model.fp16.onnx: ") and report[3].endswith(" bytes, onnx, fp16")
     assert report[6].startswith("verdict on model.onnx: passed, max |Δ logit| ")
-    assert "same top-1 on 16 of 16 images, batches 1, 2, 3, 32, onnxruntime" in report[6]
+    assert "same top-1 on 16 of 16 images, batches 1, 2, 3, 32, 64, onnxruntime" in report[6]
     assert report[7].startswith("verdict on feature_extractor.onnx + label_classifier.onnx: passed,")
     assert report[8].startswith("verdict on model.fp16.onnx: passed,")
-    assert report[8].endswith(" CPU, float16 through casts")
+    assert report[8].endswith(" on cpu, float16 through casts")
     assert report[9].startswith("verdict on feature_extractor.fp16.onnx + label_classifier.fp16.onnx: passed,")
     assert report[10:] == ["verified on 16 target images (up to 256 are taken)"]
 
@@ -165,28 +171,14 @@ def test_half_precision_is_in_the_graph_and_halves_the_file(exported: Exported):
 
 
 def test_half_precision_alone_can_be_asked_for(run: RunDir, tmp_path: Path):
-    exported = export_run(run, out=tmp_path / "bundle", images=4, precisions=["fp16"])
+    exported = export_run(run, ExportConfig(verify_images=4, precisions=("fp16",)), out=tmp_path / "bundle")
     assert set(content(exported.root)) == {"manifest.json", "verify.npz", "model.fp16.onnx"}
-
-
-@pytest.mark.parametrize(
-    ("precisions", "message"),
-    [
-        (["fp61"], "unknown precision 'fp61'; did you mean 'fp16'"),
-        ([], "the precisions are \\[\\]; expected one or more"),
-        (["fp16", "fp16"], "expected one or more, each once"),
-    ],
-)
-def test_precisions_that_make_no_sense_are_refused(run: RunDir, tmp_path: Path, precisions: list[str], message: str):
-    with pytest.raises(UsageError, match=message):
-        export_run(run, out=tmp_path / "bundle", precisions=precisions)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_default_place_is_in_the_run_and_an_unfinished_run_is_called_so(run: RunDir, tmp_path: Path):
     copy = RunDir(Path(shutil.copytree(run.root, tmp_path / "copy")))
     copy.result.unlink()
-    exported = export_run(copy, images=4)
+    exported = export_run(copy, ExportConfig(verify_images=4))
     assert exported.root == copy.root / "bundle"
     assert [artefact.role for artefact in exported.bundle.manifest.artefacts] == ["classifier", "classifier"]
     assert [tensor.name for tensor in exported.bundle.manifest.artefacts[0].outputs] == ["logits", "probabilities"]
@@ -241,13 +233,13 @@ def test_what_fails_its_verdict_is_not_in_the_bundle(
     run: RunDir, exported: Exported, tmp_path: Path, monkeypatch, role: str, precision: str, files: set[str]
 ):
     damage(monkeypatch, role, precision)
-    rest = export_run(run, out=tmp_path / "bundle", with_features=True, split=True)
+    rest = export_run(run, ExportConfig(with_features=True, split=True), out=tmp_path / "bundle")
     assert set(content(rest.root)) == set(content(exported.root)) - files
-    assert {artefact.file for artefact in rest.bundle.manifest.artefacts} == {
+    assert {artefact.files[0] for artefact in rest.bundle.manifest.artefacts} == {
         name for name in content(rest.root) if name.endswith(".onnx")
     }
     [rejected] = rest.rejected
-    assert (set(rejected.files), rejected.precision) == (files, precision)
+    assert (set(rejected.files), {artefact.precision for artefact in rejected.artefacts}) == (files, {precision})
     assert any(line.startswith(f"verdict on {' + '.join(rejected.files)}: FAILED, ") for line in rest.report())
 
 
@@ -259,24 +251,8 @@ def test_a_network_that_diverged_is_named_as_such(run: RunDir, exported: Exporte
     checkpoint.save_network(copy.selected, network, step=1, classes=classes)
     earlier = Path(shutil.copytree(exported.root, tmp_path / "bundle"))
     with pytest.raises(DannError, match="gives no finite numbers: it has diverged; train with a smaller --lr"):
-        export_run(copy, out=earlier, images=4)
+        export_run(copy, ExportConfig(verify_images=4), out=earlier)
     assert content(earlier) == content(exported.root)
-
-
-@pytest.mark.parametrize("format", ["trt", "openvino", "triton"])
-def test_format_of_a_later_version_is_said_to_be_missing(run: RunDir, tmp_path: Path, format: str):
-    with pytest.raises(UnavailableError, match=f"does not build '{format}'; it builds --format onnx"):
-        export_run(run, out=tmp_path / "bundle", format=format)
-
-
-def test_unknown_format_is_refused_with_the_nearest(run: RunDir, tmp_path: Path):
-    with pytest.raises(UsageError, match="unknown export format 'onx'; did you mean 'onnx'"):
-        export_run(run, out=tmp_path / "bundle", format="onx")
-
-
-def test_verdict_on_no_image_is_refused(run: RunDir, tmp_path: Path):
-    with pytest.raises(UsageError, match="0 images asked for the verdict; expected at least 1"):
-        export_run(run, out=tmp_path / "bundle", images=0)
 
 
 def test_run_without_checkpoint_is_refused(run: RunDir, tmp_path: Path):
@@ -293,7 +269,93 @@ def test_folder_of_somebody_else_is_refused_and_stays(run: RunDir, tmp_path: Pat
 
 
 def test_name_of_the_verify_data_is_all_that_the_manifest_keeps_of_its_path(run: RunDir, data: Path, tmp_path: Path):
-    exported = export_run(run, out=tmp_path / "bundle", verify_data=str(data / "renders"), images=5)
+    exported = export_run(
+        run, ExportConfig(verify_data=str(data / "renders"), verify_images=5), out=tmp_path / "bundle"
+    )
     assert exported.bundle.manifest.provenance["verified_on"]["data"] == "images of renders"
     assert exported.notes == ("verified on 5 images of renders",)
     assert str(data) not in (exported.root / "manifest.json").read_text()
+
+
+# other formats ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def everything(run: RunDir, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The run in every format that can be made on a machine without a GPU. Tests must not write to it."""
+    pytest.importorskip("tensorrt_rtx", reason='needs TensorRT for RTX: pip install "dann[trt-rtx]"')
+    if find_spec("openvino") is None:
+        pytest.skip('needs OpenVINO: pip install "dann[openvino]"')
+    config = ExportConfig(
+        formats=("triton", "openvino", "trt"),
+        precisions=("fp32", "fp16", "bf16"),
+        batch=BatchRange(min=1, opt=4, max=8),
+        verify_photos=True,
+    )
+    return export_run(run, config, out=tmp_path_factory.mktemp("everything") / "bundle")
+
+
+def test_every_format_is_in_the_bundle_with_what_it_needs(everything: Exported):
+    found = {
+        (artefact.format, artefact.precision): (artefact.files[0], artefact.batch, set(artefact.requires))
+        for artefact in everything.bundle.manifest.artefacts
+    }
+    free, bound = {"min": 1, "opt": 4, "max": None}, {"min": 1, "opt": 4, "max": 8}
+    gpu = {"tensorrt-rtx", "compute_capability"}
+    assert found == {
+        ("onnx", "fp32"): ("model.onnx", free, {"onnxruntime"}),
+        ("onnx", "fp16"): ("model.fp16.onnx", free, {"onnxruntime"}),
+        ("openvino", "fp32"): ("openvino/model.xml", free, {"openvino"}),
+        ("openvino", "fp16"): ("openvino/model.fp16.xml", free, {"openvino"}),
+        ("openvino", "bf16"): ("openvino/model.bf16.xml", free, {"openvino"}),
+        ("tensorrt-rtx", "fp32"): ("model.rtx.engine", bound, gpu),
+        ("tensorrt-rtx", "fp16"): ("model.fp16.rtx.engine", bound, gpu),
+        ("triton", "fp32"): ("triton/classifier_onnx_fp32/config.pbtxt", free, {"onnxruntime"}),
+        ("triton", "fp16"): ("triton/classifier_onnx_fp16/config.pbtxt", free, {"onnxruntime"}),
+    }
+    assert everything.failed == ()
+    on_disk = {file.relative_to(everything.root).as_posix() for file in everything.root.rglob("*") if file.is_file()}
+    assert on_disk == {"manifest.json", *everything.bundle.manifest.files}
+
+
+def test_what_cannot_run_here_is_called_unverified_with_the_reason(everything: Exported):
+    for artefact in everything.bundle.manifest.artefacts:
+        if artefact.format in ("onnx", "openvino", "triton") and artefact.precision != "bf16":
+            assert artefact.verdict["passed"] and artefact.verdict["batch_sizes"] == [1, 2, 3, 4, 8]
+        elif artefact.format == "tensorrt-rtx" and "unverified" in artefact.verdict:
+            assert artefact.verdict["unverified"].startswith("CUDA does not work here: ")
+    lines = "\n".join(everything.report())
+    assert "verdict on model.rtx.engine: " in lines and "9.0" in lines and "tensorrt is not installed" in lines
+
+
+def test_images_of_the_verdict_are_in_the_bundle_only_where_that_was_asked_for(
+    everything: Exported, exported: Exported
+):
+    with np.load(everything.root / "verify.npz") as stored:
+        assert len(stored["images"]) == 32 and set(stored.files) == {"images", "fp32", "fp16"}
+    with np.load(exported.root / "verify.npz") as stored:
+        assert len(stored["images"]) == 16
+
+
+def test_a_bundle_of_all_formats_is_verified_by_the_runtime_alone(everything: Exported):
+    runnable = ("model.onnx", "model.fp16.onnx", "openvino/model.xml", "openvino/model.fp16.xml")
+    found = [(checked.name, checked.broken) for checked in verify_bundle(everything.bundle) if checked.verdict]
+    assert found[:4] == [(name, False) for name in runnable]
+
+
+def test_a_bundle_of_all_formats_is_replaced_by_another(everything: Exported, run: RunDir, tmp_path: Path):
+    earlier = Path(shutil.copytree(everything.root, tmp_path / "bundle"))
+    export_run(run, SMALL, out=earlier)
+    assert set(content(earlier)) == {"manifest.json", "verify.npz", "model.onnx"}
+
+
+def test_a_format_whose_tools_are_missing_is_left_out_and_named(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def missing() -> None:
+        raise UnavailableError("not here")
+
+    monkeypatch.setattr("dann.infer.tensorrt_names.installed", missing)
+    rest = export_run(run, dataclasses.replace(SMALL, formats=("trt",)), out=tmp_path / "bundle")
+    assert set(content(rest.root)) == {"manifest.json", "verify.npz", "model.onnx"}
+    assert [str(error) for error in rest.failed] == ["not here"]

@@ -5,16 +5,19 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from dann.infer.bundle import MANIFEST, Artefact, Manifest, TensorSpec, sha256_of
+from dann.infer.bundle import MANIFEST, VERIFY, Artefact, Manifest, TensorSpec, file_hash, read_bundle
 from dann.infer.preprocess import PreprocessSpec
 
 GOLDEN = Path(__file__).parent / "golden"
+FEATURES = {"colour": 3, "conv": 16}
+"""How many features the golden networks give."""
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
@@ -29,22 +32,22 @@ def make_bundle(tmp_path: Path) -> Callable[..., Path]:
         manifest = Manifest(
             classes=classes,
             preprocess=spec or PreprocessSpec(height=8, width=8),
-            artefacts=(onnx_artefact(root / "model.onnx", **artefact),),
+            files={"model.onnx": file_hash(root / "model.onnx")},
+            artefacts=(onnx_artefact("model.onnx", features=FEATURES[model], **artefact),),
         )
-        (root / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        (root / MANIFEST).write_bytes(manifest.to_json())
         return root
 
     return make
 
 
-def onnx_artefact(path: Path, **changes) -> Artefact:
+def onnx_artefact(name: str, *, features: int = 3, **changes) -> Artefact:
+    sizes = {"logits": 3, "probabilities": 3, "features": features}
     fields = {
-        "file": path.name,
-        "sha256": sha256_of(path),
-        "bytes": path.stat().st_size,
+        "files": (name,),
         "format": "onnx",
         "inputs": (TensorSpec(name="images", dtype="uint8", shape=("batch", 8, 8, 3)),),
-        "outputs": (TensorSpec(name="probabilities", dtype="float32", shape=("batch", 3)),),
+        "outputs": tuple(TensorSpec(name=name, dtype="float32", shape=("batch", size)) for name, size in sizes.items()),
         "batch": {"min": 1, "opt": 4, "max": None},
     }
     return Artefact(**{**fields, **changes})
@@ -54,6 +57,27 @@ def onnx_artefact(path: Path, **changes) -> Artefact:
 def bundle(make_bundle) -> Path:
     """A bundle whose network answers the dominant colour: red, green or blue."""
     return make_bundle()
+
+
+@pytest.fixture
+def verifiable(bundle: Path) -> Path:
+    """``bundle`` with ``verify.npz``: two images, and eight times their mean colour, which is what it answers."""
+    images_NHWC = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    return with_answers(bundle, images_NHWC, 8 * images_NHWC.mean(axis=(1, 2)) / 255)
+
+
+def with_answers(bundle: Path, images_NHWC: np.ndarray, logits_NK: np.ndarray) -> Path:
+    """``bundle``, which afterwards says that these images gave these logits."""
+    np.savez(bundle / VERIFY, images=images_NHWC, fp32=logits_NK.astype(np.float32))
+    manifest = read_bundle(bundle).manifest
+    manifest = replace(manifest, files={**manifest.files, VERIFY: file_hash(bundle / VERIFY)})
+    (bundle / MANIFEST).write_bytes(manifest.to_json())
+    return bundle
+
+
+@pytest.fixture(name="with_answers")
+def _with_answers() -> Callable[..., Path]:
+    return with_answers
 
 
 @pytest.fixture

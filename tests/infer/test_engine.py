@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dann.infer.bundle import Bundle, BundleError, read_bundle, sha256_of
+from dann.infer.bundle import Bundle, BundleError, file_hash, read_bundle
 from dann.infer.engine import open_engine
 from dann.infer.errors import DannError, UnavailableError, UsageError
 
@@ -95,9 +95,8 @@ def test_a_file_that_is_no_model_is_refused(bundle):
     model = bundle / "model.onnx"
     model.write_bytes(b"hello world")
     good = read_bundle(bundle)
-    artefact = replace(good.manifest.artefact(), bytes=model.stat().st_size, sha256=sha256_of(model))
     with pytest.raises(BundleError, match="cannot be loaded by onnxruntime"):
-        open_engine(opened(good, artefacts=(artefact,)))
+        open_engine(opened(good, files={"model.onnx": file_hash(model)}))
 
 
 @pytest.mark.parametrize("what", ["classes", "size"])

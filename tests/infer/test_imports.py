@@ -7,8 +7,11 @@ import pytest
 
 import dann.infer
 
-HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "tensorrt")
-MODULES = ("bundle", "engine", "errors", "folder", "images", "predict", "preprocess", "results")
+HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda")
+MODULES = (
+    *("bundle", "cuda", "doctor", "engine", "errors", "first_use", "folder", "images", "predict", "preprocess"),
+    *("results", "tensorrt_engine", "tensorrt_names", "tensorrt_slot", "verdict", "verify"),
+)
 CHECK = """
 import sys
 

@@ -2,13 +2,22 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from dann.export.parity import Verdict, compare, run_in_batches
-from dann.export.precisions import STANDARDS
+from dann.infer.verdict import (
+    ELSEWHERE,
+    STANDARDS,
+    Labelled,
+    Standard,
+    Verdict,
+    accuracy_drop,
+    compare,
+    run_in_batches,
+)
 
 IMAGES = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1).repeat(3, axis=3)
 
@@ -164,3 +173,84 @@ def test_nothing_but_ties_is_no_agreement():
     reference["logits"][:] = 1.0, 1.001
     verdict = in_half(lambda logits: None, reference=reference)
     assert len(verdict.ties) == 7 and not verdict.passed
+
+
+# labels ----------------------------------------------------------------------------------------------------------
+
+
+def labelled(right: int, lost: int, won: int, wrong: int) -> tuple[Labelled, np.ndarray]:
+    """Images of two classes, and the logits of an artefact that loses and wins some."""
+    count = right + lost + won + wrong
+    sure = np.array([[1.0, 0.0]] * count, np.float32)
+    before, now = sure.copy(), sure.copy()
+    before[right + lost :] = now[right : right + lost] = now[right + lost + won :] = [0.0, 1.0]
+    return Labelled(
+        images_NHWC=np.zeros((count, 1, 1, 3), np.uint8), labels_N=np.zeros(count, np.int64), logits_NK=before
+    ), now
+
+
+def test_accuracy_drop_is_of_the_same_images_with_an_interval_for_matched_pairs():
+    drop = accuracy_drop(*labelled(right=80, lost=12, won=2, wrong=6))
+    assert (drop.points, drop.images) == (10.0, 100)
+    # Agresti and Min 2005: estimate (b - c) / (n + 2), variance (b + c + 1 - (b - c)^2 / (n + 2)) / (n + 2)^2
+    middle, margin = 10 / 102, 1.96 * math.sqrt(15 - 100 / 102) / 102
+    assert (drop.low, drop.high) == pytest.approx((100 * (middle - margin), 100 * (middle + margin)))
+    assert str(drop) == "accuracy -10.0 points (95 %: -17.0 to -2.6) on 100 labelled images"
+
+
+def test_no_difference_at_all_still_has_an_interval():
+    drop = accuracy_drop(*labelled(right=50, lost=0, won=0, wrong=50))
+    assert drop.points == 0 and drop.low < 0 < drop.high and drop.high == pytest.approx(-drop.low)
+
+
+@pytest.mark.parametrize(("lost", "passes"), [(1, True), (2, False)])
+def test_int8_may_lose_one_point_of_accuracy(lost: int, passes: bool):
+    known, now = labelled(right=100 - lost, lost=lost, won=0, wrong=0)
+    images_NHWC = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1).repeat(3, axis=3)
+    known = dataclasses.replace(known, images_NHWC=images_NHWC)
+
+    def execute(images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"logits": now[images[:, 0, 0, 0]]}
+
+    verdict = compare(
+        {"logits": now}, execute, images_NHWC, executor="test", standard=STANDARDS["int8"], labelled=known
+    )
+    assert verdict.passed is passes and f"{-lost:+.1f} points" in str(verdict)
+
+
+# elsewhere -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ELSEWHERE)
+@pytest.mark.parametrize(("share", "passes"), [(0.9, True), (1.1, False), (np.nan, False)])
+def test_on_another_machine_logits_may_differ_by_a_share_of_the_largest(precision: str, share: float, passes: bool):
+    logits_NK = np.array([[8.0, 0.0], [-1.0, 5.0], [3.0, 3.0]], np.float32)  # the last is a tie
+    other = logits_NK.copy()
+    largest = ELSEWHERE[precision].largest_share
+    assert largest is not None
+    other[:, 1] += 8.0 * share * largest
+    images_NHWC = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1).repeat(3, axis=3)
+    verdict = compare(
+        {"logits": logits_NK},
+        lambda images: {"logits": other[images[:, 0, 0, 0]], "probabilities": other[images[:, 0, 0, 0]]},
+        images_NHWC,
+        executor="test",
+        standard=ELSEWHERE[precision],
+    )
+    assert verdict.passed is passes and verdict.ties == (2,)
+
+
+def test_where_all_are_ties_bounded_numbers_are_enough_and_nothing_else_is():
+    logits_NK = np.zeros((2, 2), np.float32)
+    images_NHWC = np.zeros((2, 1, 1, 3), np.uint8)
+
+    def verdict(standard: Standard) -> Verdict:
+        return compare(
+            {"logits": logits_NK + 1},
+            lambda images: {"logits": np.ones((len(images), 2), np.float32)},
+            images_NHWC,
+            executor="test",
+            standard=standard,
+        )
+
+    assert verdict(ELSEWHERE["fp16"]).passed and not verdict(STANDARDS["fp16"]).passed

@@ -1,0 +1,134 @@
+"""The OpenVINO engine, on the CPU.
+
+Left to itself OpenVINO computes in bfloat16 or float16 where the CPU can. So the precision is asked for, and looked at
+after the network is compiled: a CPU that lacks it is given another one without a word.
+
+A batch is split among as many requests as OpenVINO finds best, each with threads of its own: a core that goes through
+whole images waits less for the others than one that takes its share of each layer.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from dann.infer.bundle import Artefact, Bundle, BundleError
+from dann.infer.errors import DannError, UnavailableError
+
+
+@contextmanager
+def _untold() -> Iterator[None]:
+    """Inside, OpenVINO is imported without its telemetry, which is optional to it.
+
+    Importing it would else start a thread, write an identifier into the home folder and report the use of OpenVINO to
+    its makers.
+    """
+    unset = "openvino_telemetry" not in sys.modules
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        if unset:
+            del sys.modules["openvino_telemetry"]
+
+
+with _untold():
+    import openvino
+
+VERSION = openvino.__version__.partition("-")[0]
+"""``2026.4.1``, without number and name of the build."""
+
+
+class OpenVinoEngine:
+    """A network in OpenVINO's format, compiled for this CPU; see :class:`dann.infer.engine.Engine`.
+
+    ``device`` is ``cpu``, or ``auto`` for the same. Raises :class:`UnavailableError` for another device and where the
+    CPU lacks the artefact's precision, :class:`BundleError` where a file is not the exported one or no network.
+    """
+
+    def __init__(self, bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None):
+        if device not in ("auto", "cpu"):
+            raise UnavailableError(f"openvino runs on the CPU, not on {device}: take --device cpu, or another engine")
+        self.artefact = artefact
+        model = bundle.file(artefact)
+        compiled = _compile(model, artefact.precision, threads)
+        _check_is(compiled, model, artefact)
+        count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._requests = [compiled.create_infer_request() for _ in range(count)]
+        precision = "" if artefact.precision == "fp32" else f"{artefact.precision} in "
+        self.description = f"{precision}openvino {VERSION} on cpu"
+
+    def run(self, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
+        requests = self._requests[: len(images_NHWC)]
+        try:
+            # kept: a request reads on where Ctrl-C ends the waiting, and does not itself keep what it reads
+            self._images_NHWC = np.ascontiguousarray(images_NHWC)
+            for request, part in zip(requests, np.array_split(self._images_NHWC, len(requests)), strict=True):
+                request.set_input_tensor(openvino.Tensor(part, shared_memory=True))
+            for request in requests:
+                request.start_async()
+            for request in requests:
+                request.wait()
+        except (RuntimeError, ValueError) as error:
+            raise DannError(f"openvino failed on a batch of {len(images_NHWC)}: {reason(error)}") from error
+        names = [tensor.name for tensor in self.artefact.outputs]
+        return {name: np.concatenate([request.get_tensor(name).data for request in requests]) for name in names}
+
+    def close(self) -> None:
+        del self._requests
+
+
+def about() -> str:
+    """Version and devices, in one line for people."""
+    return f"openvino {VERSION} with {', '.join(openvino.Core().available_devices)}"
+
+
+def reason(error: Exception) -> str:
+    """The last line of an error of OpenVINO; the lines before are places in its source."""
+    return str(error).strip().rpartition("\n")[2]
+
+
+def _compile(model: Path, precision: str, threads: int | None) -> openvino.CompiledModel:
+    computes_in = "bf16" if precision == "bf16" else "f32"
+    settings: dict[str, str | int] = {
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "INFERENCE_PRECISION_HINT": computes_in,
+        "ENABLE_CPU_PINNING": False,  # threads that decode images, and other processes, share the cores
+    }
+    if threads:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    core = openvino.Core()
+    core.set_property({"ENABLE_MMAP": False})  # writing to a file that is mapped would end the process
+    try:
+        compiled = core.compile_model(core.read_model(model), "CPU", settings)
+    except RuntimeError as error:
+        raise BundleError(
+            f"{model} cannot be loaded by openvino {VERSION} ({reason(error)}); upgrade openvino or re-export"
+        ) from error
+    given = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if given != computes_in:
+        raise UnavailableError(
+            f"this CPU cannot compute in {precision} (openvino would do it in {given}); take --precision fp32 or fp16"
+        )
+    return compiled
+
+
+def _check_is(compiled: openvino.CompiledModel, model: Path, artefact: Artefact) -> None:
+    """Refuse a network whose tensors are not those of the manifest."""
+    takes, gives = ([_tensor(tensor) for tensor in tensors] for tensors in (compiled.inputs, compiled.outputs))
+    said = [
+        [(tensor.name, tensor.dtype, [*tensor.shape[1:]]) for tensor in tensors]
+        for tensors in (artefact.inputs, artefact.outputs)
+    ]
+    if [takes, gives] != said:
+        raise BundleError(
+            f"{model} takes {takes} and gives {gives}; the manifest says {said[0]} and {said[1]}; re-export"
+        )
+
+
+def _tensor(tensor: openvino.ConstOutput) -> tuple[str, str, list[int]]:
+    """Name, NumPy name of the type, and shape without the batch."""
+    _, *shape = tensor.get_partial_shape()
+    return tensor.get_any_name(), str(tensor.get_element_type().to_dtype()), [side.get_length() for side in shape]
