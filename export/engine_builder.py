@@ -111,8 +111,11 @@ def _multiplying_layers(trt: TensorRT, network: Any) -> dict[str, int]:
     """A layer whose two factors both come from int8 is computed in it, whatever the network says of its output."""
     kinds = trt.api.LayerType
     layers = [network.get_layer(index) for index in range(network.num_layers)]
-    dequantising = (layer for layer in layers if layer.type == kinds.DEQUANTIZE)
-    from_int8 = {layer.get_output(0).name for layer in dequantising if layer.get_input(0).dtype.name == "INT8"}
+    from_int8: set[str] = set()
+    for layer in layers:
+        dequantises = layer.type == kinds.DEQUANTIZE and layer.get_input(0).dtype.name == "INT8"
+        if dequantises or (layer.type == kinds.SHUFFLE and layer.get_input(0).name in from_int8):
+            from_int8.add(layer.get_output(0).name)
 
     def computes_in(layer: Any) -> str:
         factors = [layer.get_input(index).name for index in range(min(layer.num_inputs, 2))]

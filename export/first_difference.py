@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from dann.export.network import ExportedModule
-from dann.export.onnx_graph import BATCH, OPSET, _silence
+from dann.export.onnx_graph import OnnxGraph
 from dann.infer.errors import DannError
 from dann.infer.ort_engine import session_options
 
@@ -51,34 +50,16 @@ class LayerDifference:
         return f"{rank}: {where}: largest difference {largest} of its largest value (tolerance {tolerance})"
 
 
-def trace(module: ExportedModule, example: Tensor) -> ExportedProgram:
-    """The operations that the exporter writes as ONNX, by name; ``example`` is an input of batch 2."""
-    module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as it was exported
-    with _silence():
-        program = torch.onnx.export(
-            module.eval(),
-            (example,),
-            dynamo=True,
-            external_data=False,
-            opset_version=OPSET,
-            output_names=module.output_names,
-            dynamic_shapes=({0: torch.export.Dim(BATCH, min=1)},),
-            verbose=False,
-        )
-    assert program is not None and program.exported_program is not None
-    return program.exported_program
-
-
 def first_difference(
-    reference: nn.Module, program: ExportedProgram, graph: bytes, inputs: np.ndarray, *, tolerance: float
+    reference: nn.Module, graph: OnnxGraph, inputs: np.ndarray, *, tolerance: float
 ) -> LayerDifference:
     """The first layer over ``tolerance``, in the order of computation; where none is, the one that differs most.
 
-    ``reference`` is of the trained network in float32; ``program`` the :func:`trace` of the same in the precision that
-    was exported, and ``graph`` its ONNX file, quantised or not. ``inputs`` are a few of what they take: uint8 images
-    (N, H, W, 3) or float32 features (N, D). Raises :class:`DannError` where onnxruntime cannot run the graph.
+    ``reference`` is the trained network in float32, and ``graph`` of the same in any precision. ``inputs`` are a few of
+    what they take: uint8 images (N, H, W, 3) or float32 features (N, D). Raises :class:`DannError` where onnxruntime
+    cannot run the graph.
     """
-    model = onnx.load_from_string(graph)
+    program, model = graph.program, onnx.load_from_string(graph.data)
     expected = _expected(program, reference, torch.from_numpy(inputs))
     names = _names_in_graph(program, model)
     given = _given(model, list(names.values()), inputs)

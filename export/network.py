@@ -77,8 +77,8 @@ def _planes(images_NHWC: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def outputs(network: InferenceNetwork, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
-    """The outputs of ``network`` by name, float32 (N, …)."""
+def outputs(network: ExportedModule, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
+    """The outputs of ``network`` by name, float32 (N, …), for what it takes: most take images, uint8 (N, H, W, 3)."""
     network.eval()
 
     def execute(batch_NHWC: np.ndarray) -> dict[str, np.ndarray]:

@@ -5,12 +5,13 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx
 import torch
 from google.protobuf.message import Message
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from dann.export.network import ExportedModule
 from dann.infer.bundle import TensorSpec
@@ -30,6 +31,8 @@ class OnnxGraph:
     opset: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    program: ExportedProgram = field(repr=False, compare=False)
+    """The operations that were written, by the names that their values have in the file."""
 
 
 def to_onnx(network: ExportedModule, example: Tensor, metadata: Mapping[str, str]) -> OnnxGraph:
@@ -41,7 +44,8 @@ def to_onnx(network: ExportedModule, example: Tensor, metadata: Mapping[str, str
     _check_size(network)
     # with weights in channels-last order the pooling layer is exported as a gather over computed indices, not as a mean
     network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    model = _export(network.eval(), example, network.output_names)
+    exported = _export(network.eval(), example, network.output_names)
+    model = exported.model_proto
     _strip(model)
     onnx.helper.set_model_props(model, dict(sorted(metadata.items())))
     check(model)
@@ -50,10 +54,11 @@ def to_onnx(network: ExportedModule, example: Tensor, metadata: Mapping[str, str
         opset=_opset(model),
         inputs=tuple(_tensor_spec(value) for value in model.graph.input),
         outputs=tuple(_tensor_spec(value) for value in model.graph.output),
+        program=exported.exported_program,  # pyright: ignore[reportArgumentType]  # it has one with dynamo
     )
 
 
-def _export(network: nn.Module, example: Tensor, output_names: tuple[str, ...]) -> onnx.ModelProto:
+def _export(network: nn.Module, example: Tensor, output_names: tuple[str, ...]) -> torch.onnx.ONNXProgram:
     try:
         with _silence():
             program = torch.onnx.export(
@@ -71,7 +76,7 @@ def _export(network: nn.Module, example: Tensor, output_names: tuple[str, ...]) 
             f"this network cannot be written as ONNX: {_reason(error)}; choose another --backbone"
         ) from error
     assert program is not None
-    return program.model_proto
+    return program
 
 
 @contextlib.contextmanager
@@ -100,8 +105,8 @@ def _strip(message: Message) -> None:
     for name in ("metadata_props", "doc_string"):
         if name in message.DESCRIPTOR.fields_by_name:
             message.ClearField(name)
-    for field, value in message.ListFields():
-        if field.message_type is not None:
+    for descriptor, value in message.ListFields():
+        if descriptor.message_type is not None:
             for child in [value] if isinstance(value, Message) else value:
                 _strip(child)
 

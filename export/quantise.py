@@ -1,7 +1,7 @@
 """Static quantisation: a graph in float16 to one in int8, but for the layers that lose by it.
 
 The scale of a layer's input comes from the largest number it takes for the images given. To cut off rare large numbers
-(by percentile, mean square error or entropy) is no better on trained networks.
+(by percentile, mean square error or entropy) made the worst logits worse on trained networks, and agreed no better.
 """
 
 from bisect import bisect_left

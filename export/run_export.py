@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 
 from dann.export.bundle_folder import replacing
+from dann.export.first_difference import first_difference
 from dann.export.formats import MAKERS, Made, OnProgress
 from dann.export.judge import Judge, Judged
 from dann.export.network import InferenceNetwork, outputs
 from dann.export.precisions import OnnxGraphs
 from dann.export.provenance import provenance
+from dann.export.quantise import Quantised
 from dann.export.settings import ExportConfig
 from dann.export.triton_repository import BACKENDS, write_model
 from dann.export.verify_images import Sample, labelled_images, sample_images, synthetic_images, verify_npz
@@ -31,7 +33,10 @@ from dann.train.run_dir import RunDir
 from dann.train.settings import TrainConfig
 from dann.train.trained import load_trained
 
-_PHOTOS = 32
+_PHOTOS = 32  # that go into the bundle where asked for
+_BLAMED_ON = 8  # images
+_LAYER_TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.2}
+"""By precision, how far a layer may be from the trained network before it is named: a share of its largest value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +88,12 @@ def export_run(
     sample = sample_images(trained_as, config.verify_data, config.verify_images, option="--verify-data")
     network = single_domain(trained, TARGET)
     reference = InferenceNetwork(network, with_features=True)
+    calibration = sample
+    if "int8" in config.precisions:
+        calibration = sample_images(trained_as, config.calib, config.calib_images, option="--calib")
     graphs = OnnxGraphs(
         network,
-        sample.images_NHWC.take(range(2), axis=0, mode="wrap"),
+        calibration.images_NHWC,
         {"classes": _json(classes), "preprocess": _json(asdict(preprocess))},
         with_features=config.with_features,
     )
@@ -103,7 +111,10 @@ def export_run(
         judged: list[Judged] = []
         failed: list[DannError] = []
         for made in _make(graphs, config, judged, failed, on_progress or (lambda phase, done, steps: None)):
-            judged.append(_keep(judge, made))
+            verdict = _keep(judge, made)
+            judged.append(
+                verdict if verdict.passed else replace(verdict, first_difference=_blame(graphs, verdict, sample))
+            )
         kept = [artefact for each in judged if each.passed for artefact in each.artefacts]
         if not any(artefact.role == "classifier" for artefact in kept):
             raise DannError(
@@ -113,15 +124,20 @@ def export_run(
         if "triton" in config.formats:
             kept += _triton(judge, kept)
         (folder / VERIFY).write_bytes(_verify_npz(judge, kept, config))
-        manifest = replace(
-            judge.manifest(kept, VERIFY), provenance={**provenance(run), "verified_on": sample.to_dict()}
-        )
+        origin = {**provenance(run), "verified_on": sample.to_dict()}
+        if "int8" in config.precisions:
+            origin |= {"calibrated_on": calibration.to_dict(), "in_float16": list(graphs.quantised().kept)}
+        manifest = replace(judge.manifest(kept, VERIFY), provenance=origin)
         (folder / MANIFEST).write_bytes(manifest.to_json())
     return Exported(
         bundle=read_bundle(root),
         judged=tuple(judged),
         failed=tuple(failed),
-        notes=(*_notes(run, sample, config), *_about_engines(kept)),
+        notes=(
+            *_notes(run, sample, config),
+            *(_about_int8(graphs.quantised(), calibration) if "int8" in config.precisions else ()),
+            *_about_engines(kept),
+        ),
     )
 
 
@@ -168,11 +184,15 @@ def _keep(judge: Judge, made: list[Made]) -> Judged:
     for path, content in files.items():
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-    judged = judge.judge([each.artefact for each in made])
-    if not judged.passed:
-        for path in files:
-            path.unlink()
-    return judged
+    passed = False
+    try:
+        judged = judge.judge([each.artefact for each in made])
+        passed = judged.passed
+        return judged
+    finally:
+        if not passed:
+            for path in files:
+                path.unlink()
 
 
 def _triton(judge: Judge, kept: list[Artefact]) -> list[Artefact]:
@@ -205,6 +225,22 @@ def _verify_npz(judge: Judge, kept: list[Artefact], config: ExportConfig) -> byt
     return verify_npz(images_NHWC, logits)
 
 
+def _blame(graphs: OnnxGraphs, judged: Judged, sample: Sample) -> str | None:
+    """The first layer that differs from the trained network; ``None`` for what is not ONNX."""
+    artefact = judged.artefacts[0]
+    if artefact.format != "onnx":
+        return None
+    split = len(judged.artefacts) > 1
+    inputs = sample.images_NHWC[:_BLAMED_ON]
+    found = []
+    for (_, graph), module in zip(
+        graphs.graphs(artefact.precision, split), graphs.modules("fp32", split=split), strict=True
+    ):
+        found.append(first_difference(module, graph, inputs, tolerance=_LAYER_TOLERANCE[artefact.precision]))
+        inputs = outputs(module, inputs)[module.output_names[0]]
+    return str(next((each for each in found if each.over), max(found, key=lambda each: each.difference)))
+
+
 def _labelled(
     trained_as: TrainConfig, config: ExportConfig, classes: tuple[str, ...], network: InferenceNetwork
 ) -> Labelled | None:
@@ -222,6 +258,13 @@ def _notes(run: RunDir, sample: Sample, config: ExportConfig) -> tuple[str, ...]
     few = f" (up to {wanted} are taken)" if count < wanted else ""
     unfinished = ["the run has not ended: this is its last checkpoint"] if not run.result.exists() else []
     return (f"verified on {count} {sample.origin}{few}", *unfinished)
+
+
+def _about_int8(quantised: Quantised, calibration: Sample) -> list[str]:
+    """What was measured of it."""
+    kept = f"; left in float16: {', '.join(quantised.kept)}" if quantised.kept else ""
+    images = f"{len(calibration.images_NHWC)} {calibration.origin}"
+    return [f"int8: {quantised.layers} layers, calibrated on {images}{kept}"]
 
 
 def _about_engines(kept: list[Artefact]) -> list[str]:

@@ -117,7 +117,8 @@ def _compile(model: Path, precision: str, threads: int | None) -> openvino.Compi
 
 def _check_is(compiled: openvino.CompiledModel, model: Path, artefact: Artefact) -> None:
     """Refuse a network whose tensors are not those of the manifest."""
-    takes, gives = ([_tensor(tensor) for tensor in tensors] for tensors in (compiled.inputs, compiled.outputs))
+    names = {tensor.name for tensor in (*artefact.inputs, *artefact.outputs)}
+    takes, gives = ([_tensor(tensor, names) for tensor in tensors] for tensors in (compiled.inputs, compiled.outputs))
     said = [
         [(tensor.name, tensor.dtype, [*tensor.shape[1:]]) for tensor in tensors]
         for tensors in (artefact.inputs, artefact.outputs)
@@ -128,7 +129,9 @@ def _check_is(compiled: openvino.CompiledModel, model: Path, artefact: Artefact)
         )
 
 
-def _tensor(tensor: openvino.ConstOutput) -> tuple[str, str, list[int]]:
+def _tensor(tensor: openvino.ConstOutput, known: set[str]) -> tuple[str, str, list[int]]:
     """Name, NumPy name of the type, and shape without the batch."""
+    # where a cast falls away, what came before it gives its name as well
+    name = min(tensor.get_names() & known, default=tensor.get_any_name())
     _, *shape = tensor.get_partial_shape()
-    return tensor.get_any_name(), str(tensor.get_element_type().to_dtype()), [side.get_length() for side in shape]
+    return name, str(tensor.get_element_type().to_dtype()), [side.get_length() for side in shape]

@@ -72,7 +72,7 @@ class AccuracyDrop:
 
     def __str__(self) -> str:
         return (
-            f"accuracy {-self.points:+.1f} points (95 %: {-self.high:+.1f} to {-self.low:+.1f}) "
+            f"accuracy {0 - self.points:+.1f} points (95 %: {0 - self.high:+.1f} to {0 - self.low:+.1f}) "
             f"on {self.images} labelled images"
         )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,9 +10,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import nn
-from torch.export import ExportedProgram
 
-from dann.export.first_difference import LayerDifference, first_difference, trace
+from dann.export.first_difference import LayerDifference, first_difference
 from dann.export.network import ExportedModule, InferenceNetwork, LabelClassifier
 from dann.export.onnx_graph import OnnxGraph, to_onnx
 from dann.export.precisions import in_precision
@@ -36,26 +35,18 @@ def network_of(backbone: str, **settings: object) -> DomainAdversarialNetwork:
     return network.eval()
 
 
-@dataclass(frozen=True)
-class Exported:
-    module: ExportedModule
-    program: ExportedProgram
-    graph: OnnxGraph
+def export(module: ExportedModule, inputs: np.ndarray = IMAGES) -> OnnxGraph:
+    return to_onnx(module, torch.from_numpy(inputs[:2]), {})
 
 
-def export(module: ExportedModule, inputs: np.ndarray = IMAGES) -> Exported:
-    example = torch.from_numpy(inputs[:2])
-    return Exported(module, trace(module, example), to_onnx(module, example, {}))
-
-
-def changed(graph: OnnxGraph, initializer: Callable[[onnx.GraphProto], str], change: Callable) -> bytes:
+def changed(graph: OnnxGraph, initializer: Callable[[onnx.GraphProto], str], change: Callable) -> OnnxGraph:
     """The ONNX file of ``graph`` with one of its initializers changed."""
     model = onnx.load_from_string(graph.data)
     name = initializer(model.graph)
     tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
     values = numpy_helper.to_array(tensor)
     tensor.CopyFrom(numpy_helper.from_array(change(values).astype(values.dtype), name))
-    return model.SerializeToString()
+    return replace(graph, data=model.SerializeToString())
 
 
 def weight(operation: str, index: int) -> Callable[[onnx.GraphProto], str]:
@@ -88,22 +79,22 @@ def reference(network: DomainAdversarialNetwork) -> InferenceNetwork:
 
 
 @pytest.fixture(scope="module")
-def single(reference: InferenceNetwork) -> Exported:
+def single(reference: InferenceNetwork) -> OnnxGraph:
     return export(reference)
 
 
 @pytest.fixture(scope="module")
-def half(network: DomainAdversarialNetwork) -> Exported:
+def half(network: DomainAdversarialNetwork) -> OnnxGraph:
     return export(InferenceNetwork(in_precision(network, "fp16"), with_features=True))
 
 
 @pytest.fixture(scope="module")
-def quantised(half: Exported) -> Exported:
-    return replace(half, graph=quantise(half.graph, IMAGES))
+def quantised(half: OnnxGraph) -> OnnxGraph:
+    return quantise(half, IMAGES)
 
 
-def test_float32_without_damage_is_within_rounding_everywhere(reference: InferenceNetwork, single: Exported):
-    found = first_difference(reference, single.program, single.graph.data, IMAGES, tolerance=1e-4)
+def test_float32_without_damage_is_within_rounding_everywhere(reference: InferenceNetwork, single: OnnxGraph):
+    found = first_difference(reference, single, IMAGES, tolerance=1e-4)
     assert not found.over
     assert 0 < found.difference < 1e-5
 
@@ -112,8 +103,8 @@ def test_float32_without_damage_is_within_rounding_everywhere(reference: Inferen
 def test_coarser_numbers_without_damage_are_near(
     reference: InferenceNetwork, precision: str, least: float, most: float, request: pytest.FixtureRequest
 ):
-    exported: Exported = request.getfixturevalue(precision)
-    found = first_difference(reference, exported.program, exported.graph.data, IMAGES, tolerance=most)
+    exported: OnnxGraph = request.getfixturevalue(precision)
+    found = first_difference(reference, exported, IMAGES, tolerance=most)
     assert not found.over
     assert found.difference > least
 
@@ -133,25 +124,25 @@ def test_changed_weight_is_found_where_it_is(
     kinds: tuple[type[nn.Module], ...],
     request: pytest.FixtureRequest,
 ):
-    exported: Exported = request.getfixturevalue(precision)
-    graph = changed(exported.graph, weight(operation, index), one_channel_off)
-    found = first_difference(reference, exported.program, graph, IMAGES, tolerance=tolerance)
+    exported: OnnxGraph = request.getfixturevalue(precision)
+    graph = changed(exported, weight(operation, index), one_channel_off)
+    found = first_difference(reference, graph, IMAGES, tolerance=tolerance)
     assert found.over
     # what is not in the graph, as dropout, is named with what comes after it
-    assert found.layers[-len(kinds) :] == tuple(layers_of(exported.module, kind)[index] for kind in kinds)
+    assert found.layers[-len(kinds) :] == tuple(layers_of(reference, kind)[index] for kind in kinds)
 
 
-def test_scale_that_cuts_off_a_layers_values_is_found_at_that_layer(reference: InferenceNetwork, quantised: Exported):
+def test_scale_that_cuts_off_a_layers_values_is_found_at_that_layer(reference: InferenceNetwork, quantised: OnnxGraph):
     def scale_after_pooling(graph: onnx.GraphProto) -> str:
         pooled = next(node.output[0] for node in graph.node if node.op_type == "MaxPool")
         return next(
             node.input[1] for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == pooled
         )
 
-    graph = changed(quantised.graph, scale_after_pooling, lambda scale: scale / 10)
-    found = first_difference(reference, quantised.program, graph, IMAGES, tolerance=0.2)
+    graph = changed(quantised, scale_after_pooling, lambda scale: scale / 10)
+    found = first_difference(reference, graph, IMAGES, tolerance=0.2)
     assert found.over
-    assert found.layers == (layers_of(quantised.module, nn.MaxPool2d)[0],)
+    assert found.layers == (layers_of(reference, nn.MaxPool2d)[0],)
 
 
 def test_number_that_half_precision_cannot_hold_is_found_where_it_arises(network: DomainAdversarialNetwork):
@@ -161,22 +152,22 @@ def test_number_that_half_precision_cannot_hold_is_found_where_it_arises(network
         nn.init.constant_(tensor, 6e4)  # float16 ends at 65504
     reference, module = (InferenceNetwork(in_precision(network, precision)) for precision in ("fp32", "fp16"))
     half = export(module)
-    found = first_difference(reference, half.program, half.graph.data, IMAGES, tolerance=0.01)
-    assert found.layers == (layers_of(module, nn.Conv2d)[1], layers_of(module, nn.BatchNorm2d)[1])
+    found = first_difference(reference, half, IMAGES, tolerance=0.01)
+    assert found.layers == (layers_of(reference, nn.Conv2d)[1], layers_of(reference, nn.BatchNorm2d)[1])
     assert str(found) == (
         f"first layer over tolerance: {' + '.join(found.layers)} ({found.value}): not every value is finite"
     )
 
 
-def test_weights_are_those_of_the_reference(network: DomainAdversarialNetwork, half: Exported):
+def test_weights_are_those_of_the_reference(network: DomainAdversarialNetwork, half: OnnxGraph):
     network = deepcopy(network)
     linear = [layer for layer in network.label_classifier if isinstance(layer, nn.Linear)][1]
     with torch.no_grad():
         for tensor in linear.parameters():
             tensor *= 2
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as it is trained
-    found = first_difference(InferenceNetwork(network), half.program, half.graph.data, IMAGES, tolerance=0.01)
-    assert found.layers[-1:] == (layers_of(half.module, nn.Linear)[1],)
+    found = first_difference(InferenceNetwork(network), half, IMAGES, tolerance=0.01)
+    assert found.layers[-1:] == (layers_of(network, nn.Linear)[1],)
     assert found.difference == pytest.approx(0.5, abs=0.01)
 
 
@@ -184,18 +175,18 @@ def test_half_of_a_network_takes_features(network: DomainAdversarialNetwork):
     module = LabelClassifier(network)
     features = np.random.default_rng(0).normal(size=(4, FEATURES)).astype(np.float32)
     exported = export(module, features)
-    found = first_difference(module, exported.program, exported.graph.data, features, tolerance=1e-4)
+    found = first_difference(module, exported, features, tolerance=1e-4)
     assert not found.over
-    graph = changed(exported.graph, weight("Gemm", 1), one_channel_off)
-    found = first_difference(module, exported.program, graph, features, tolerance=1e-4)
+    graph = changed(exported, weight("Gemm", 1), one_channel_off)
+    found = first_difference(module, graph, features, tolerance=1e-4)
     assert found.layers[-1:] == (layers_of(module, nn.Linear)[1],)
 
 
-def test_graph_that_onnxruntime_refuses_is_an_error(reference: InferenceNetwork, single: Exported):
-    model = onnx.load_from_string(single.graph.data)
+def test_graph_that_onnxruntime_refuses_is_an_error(reference: InferenceNetwork, single: OnnxGraph):
+    model = onnx.load_from_string(single.data)
     model.graph.node[-1].op_type = "NoSuchOperation"
     with pytest.raises(DannError, match="onnxruntime cannot run the exported graph: .*NoSuchOperation"):
-        first_difference(reference, single.program, model.SerializeToString(), IMAGES, tolerance=1e-4)
+        first_difference(reference, replace(single, data=model.SerializeToString()), IMAGES, tolerance=1e-4)
 
 
 def test_message_reads_as_a_sentence():
@@ -221,9 +212,9 @@ def test_every_layer_that_is_damaged_is_found(backbone: str, precision: str):
     reference, module = (InferenceNetwork(in_precision(network, name)) for name in ("fp32", precision))
     exported = export(module)
     tolerance = {"fp32": 1e-4, "fp16": 0.01}[precision]
-    found = first_difference(reference, exported.program, exported.graph.data, IMAGES, tolerance=tolerance)
+    found = first_difference(reference, exported, IMAGES, tolerance=tolerance)
     assert not found.over
-    for index, convolution in enumerate(layers_of(module, nn.Conv2d)):
-        graph = changed(exported.graph, weight("Conv", index), lambda values: values * 1.1)
-        found = first_difference(reference, exported.program, graph, IMAGES, tolerance=tolerance)
+    for index, convolution in enumerate(layers_of(reference, nn.Conv2d)):
+        graph = changed(exported, weight("Conv", index), lambda values: values * 10)
+        found = first_difference(reference, graph, IMAGES, tolerance=tolerance)
         assert convolution in found.layers
