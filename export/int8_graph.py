@@ -104,7 +104,7 @@ def _rounded(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scales(peaks: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    return np.maximum(peaks.astype(np.float32) / _LARGEST, 0).astype(dtype)
+    return np.maximum(peaks.astype(np.float32) / _LARGEST, _SMALLEST_SCALE).astype(dtype)
 
 
 def _dequantise(name: str, axis: int = 0) -> NodeProto:

@@ -4,6 +4,7 @@ The precision is in the graph itself (TensorRT calls that strongly typed): no ru
 choose another.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from copy import deepcopy
 from functools import cache
@@ -26,13 +27,17 @@ def in_precision(network: DomainAdversarialNetwork, precision: str) -> DomainAdv
     if precision == "fp32":
         return network
     network = deepcopy(network)
-    scaling, *layers = network.feature_extractor
-    network.feature_extractor = nn.Sequential(scaling, _ToHalf(), *(layer.half() for layer in layers))
-    network.label_classifier = nn.Sequential(_ToHalf(), *network.label_classifier).half()
+    (first, scaling), *layers = network.feature_extractor.named_children()
+    halved = {first: scaling, "to_half": _ToHalf(), **{name: layer.half() for name, layer in layers}}
+    network.feature_extractor = nn.Sequential(OrderedDict(halved))
+    classifier = {"to_half": _ToHalf(), **dict(network.label_classifier.half().named_children())}
+    network.label_classifier = nn.Sequential(OrderedDict(classifier))
     return network
 
 
 class _ToHalf(nn.Module):
+    """It has a name, not a number, so that those of the layers are as in the trained network."""
+
     def forward(self, x: Tensor) -> Tensor:
         return x.to(torch.float16)
 

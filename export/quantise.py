@@ -39,7 +39,7 @@ class Quantised:
 def quantise(graph: OnnxGraph, inputs: np.ndarray, *, keep: Collection[str] = ()) -> OnnxGraph:
     """``graph`` in int8, calibrated on ``inputs`` (N, …), which are what it takes: images, uint8 RGB (N, H, W, 3).
 
-    A layer is called after its weight, ``feature_extractor.2.0``; those in ``keep`` stay in float16, and names of none
+    A layer is called after its weight, ``feature_extractor.1.0``; those in ``keep`` stay in float16, and names of none
     are ignored. Raises :class:`UsageError` where there are no inputs, :class:`DannError` where the network
     gives numbers for them that are not finite.
     """

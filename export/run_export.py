@@ -24,7 +24,14 @@ from dann.export.provenance import provenance
 from dann.export.quantise import Quantised
 from dann.export.settings import ExportConfig
 from dann.export.triton_repository import BACKENDS, write_model
-from dann.export.verify_images import Sample, labelled_images, sample_images, synthetic_images, verify_npz
+from dann.export.verify_images import (
+    Sample,
+    calibration_images,
+    labelled_images,
+    sample_images,
+    synthetic_images,
+    verify_npz,
+)
 from dann.infer.bundle import MANIFEST, VERIFY, Artefact, Bundle, read_bundle
 from dann.infer.errors import DannError, UnavailableError, UsageError
 from dann.infer.verdict import Labelled, run_in_batches
@@ -90,7 +97,7 @@ def export_run(
     reference = InferenceNetwork(network, with_features=True)
     calibration = sample
     if "int8" in config.precisions:
-        calibration = sample_images(trained_as, config.calib, config.calib_images, option="--calib")
+        calibration = calibration_images(trained_as, config.calib, config.calib_images, classes)
     graphs = OnnxGraphs(
         network,
         calibration.images_NHWC,

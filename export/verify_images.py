@@ -10,7 +10,8 @@ import numpy as np
 
 from dann.infer.errors import DannError, UsageError
 from dann.infer.preprocess import PreprocessSpec, fit
-from dann.train.data import ImageSet, LabelledSet, open_labelled, open_unlabelled
+from dann.train.data import ImageSet, LabelledSet, default_data_root, open_labelled, open_unlabelled
+from dann.train.data_spec import find
 from dann.train.domains import is_simulated, open_target_test, specs
 from dann.train.named_sets import Role
 from dann.train.settings import TrainConfig
@@ -50,6 +51,22 @@ def sample_images(config: TrainConfig, spec: str | None, count: int, *, option: 
     except UsageError as error:
         raise UsageError(str(error) if spec else f"{error}; name other images with {option} SPEC") from error
     return Sample(_draw(images, count), origin)
+
+
+def calibration_images(config: TrainConfig, spec: str | None, count: int, classes: tuple[str, ...]) -> Sample:
+    """As :func:`sample_images`; raises :class:`UsageError` for a data spec that is known to be of one class, too."""
+    sample = sample_images(config, spec, count, option="--calib")
+    if spec is not None:
+        try:
+            found = find(spec, "train", "target", config.data.root or default_data_root(), by_class=True)
+        except UsageError:  # no sub-folders
+            return sample
+        if found.labels is not None and set(found.classes) < set(classes) and len(np.unique(found.labels)) == 1:
+            raise UsageError(
+                f"the images of {spec!r} to calibrate on are all of the class {found.classes[0]!r}; expected some of "
+                "all classes, as the network will see them"
+            )
+    return sample
 
 
 def labelled_images(

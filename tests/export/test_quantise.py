@@ -29,9 +29,9 @@ from dann.train.settings import ModelConfig
 
 SIZE = 32
 LAYERS = [
-    *(f"feature_extractor.2.{index}" for index in (0, 5, 10, 13, 18, 21)),
-    "label_classifier.1",
-    "label_classifier.4",
+    *(f"feature_extractor.1.{index}" for index in (0, 5, 10, 13, 18, 21)),
+    "label_classifier.0",
+    "label_classifier.3",
 ]
 BATCH = BatchRange(min=1, opt=2, max=4)
 METADATA = {"classes": '["bus", "car", "van"]'}
@@ -243,7 +243,7 @@ class Residual(ExportedModule):
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         x = self.first(images.permute(0, 3, 1, 2).half()).relu()
-        x = self.second(x) + x
+        x = self.second(self.second(x).relu()) + x
         x = x.flatten(2).transpose(1, 2)
         return ((self.last(x).relu().mean(1) + self.last(x.mean(1))).float(),)
 
@@ -256,11 +256,11 @@ def test_sums_products_and_shared_weights(trt: TensorRT):
     assert relative_error(run(quantised, images), run(graph, images)) < 0.1
     model = onnx.load_from_string(quantised.data)
     back = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    (total,) = (node for node in model.graph.node if node.op_type == "Add" and "conv2d" in "".join(node.input))
+    (total,) = (node for node in model.graph.node if node.op_type == "Add" and "conv2d_2" in node.input)
     assert len(back.intersection(total.input)) == 1
     scales = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer if tensor.name.endswith(".scale")}
     assert sorted(size for size in scales.values() if size) == [[6], [6], [8], [8]]  # a matrix on the right is (8, 6)
-    assert engine_layers(trt, quantised) == {"INT8": 4}
+    assert engine_layers(trt, quantised) == {"INT8": 5}
 
 
 def test_nothing_is_kept_where_nothing_is_lost(graph: OnnxGraph, quantised: OnnxGraph, logits: np.ndarray):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -359,3 +360,82 @@ def test_a_format_whose_tools_are_missing_is_left_out_and_named(
     rest = export_run(run, dataclasses.replace(SMALL, formats=("trt",)), out=tmp_path / "bundle")
     assert set(content(rest.root)) == {"manifest.json", "verify.npz", "model.onnx"}
     assert [str(error) for error in rest.failed] == ["not here"]
+
+
+# int8 ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def quantised(run: RunDir, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The run in int8, halves and all, with labels to lose accuracy on. Tests must not write to it."""
+    config = ExportConfig(
+        precisions=("fp32", "int8"), split=True, verify_data=str(data / "renders"), calib=str(data / "photos")
+    )
+    return export_run(run, config, out=tmp_path_factory.mktemp("quantised") / "bundle")
+
+
+def test_int8_is_calibrated_on_what_was_named_and_says_so(quantised: Exported):
+    origin = quantised.bundle.manifest.provenance
+    assert origin["calibrated_on"]["data"] == "images of photos" and origin["calibrated_on"]["images"] == 16
+    assert origin["verified_on"]["data"] == "images of renders" and origin["in_float16"] == []
+    assert quantised.notes[-1] == "int8: 8 layers, calibrated on 16 images of photos"
+
+
+def test_int8_is_judged_by_the_accuracy_that_it_loses(quantised: Exported):
+    by_precision = {
+        (artefact.role, artefact.precision): artefact.verdict for artefact in quantised.bundle.manifest.artefacts
+    }
+    for role in ("classifier", "feature_extractor", "label_classifier"):
+        drop = by_precision[role, "int8"]["accuracy_drop"]
+        assert drop["images"] == 16 and drop["low"] <= drop["points"] <= drop["high"] <= 100
+        assert by_precision[role, "fp32"]["accuracy_drop"] is None
+    assert any(" points (95 %: " in line and " on 16 labelled images" in line for line in quantised.report())
+
+
+def test_int8_weights_are_a_quarter(quantised: Exported):
+    size = {name: (quantised.root / name).stat().st_size for name in ("model.onnx", "model.int8.onnx")}
+    assert size["model.int8.onnx"] < 0.6 * size["model.onnx"]  # so small a network is half names and shapes
+    graph = onnx.load(quantised.root / "model.int8.onnx").graph
+    weights = [tensor.data_type for tensor in graph.initializer if len(tensor.dims) > 1 and max(tensor.dims) > 3]
+    assert weights.count(onnx.TensorProto.INT8) == 8
+
+
+# bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_a_verdict_that_fails_names_the_layer(run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    damage(monkeypatch, "classifier", "fp16")
+    rest = export_run(run, ExportConfig(verify_images=4), out=tmp_path / "bundle")
+    [rejected] = rest.rejected
+    assert rejected.first_difference is not None
+    assert rejected.first_difference.startswith("first layer over tolerance: ")
+    assert "label_classifier.3 " in rejected.first_difference and "not every value is finite" in str(rejected)
+
+
+def test_a_disk_that_is_full_leaves_the_earlier_bundle(run: RunDir, exported: Exported, tmp_path: Path):
+    earlier = Path(shutil.copytree(exported.root, tmp_path / "bundle"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # a file that grows beyond it cannot be written
+    try:
+        with pytest.raises(DannError, match="bundle' cannot be written: File too large"):
+            export_run(run, SMALL, out=earlier)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert content(earlier) == content(exported.root) and list(tmp_path.iterdir()) == [earlier]
+
+
+def test_an_artefact_that_cannot_be_opened_is_left_out_and_the_rest_is_written(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ir = pytest.importorskip("dann.export.openvino_ir", reason='needs OpenVINO: pip install "dann[openvino]"')
+    real = ir.to_ir
+
+    def truncated(onnx: bytes, *, precision: str):
+        whole = real(onnx, precision=precision)
+        return dataclasses.replace(whole, xml=whole.xml[:-100])
+
+    monkeypatch.setattr(ir, "to_ir", truncated)
+    rest = export_run(run, dataclasses.replace(SMALL, formats=("openvino",)), out=tmp_path / "bundle")
+    assert "model.xml cannot be loaded by openvino" in str(rest.failed[0])
+    assert {artefact.format for artefact in rest.bundle.manifest.artefacts} == {"onnx"}
+    assert not any(file.suffix == ".xml" for file in rest.root.rglob("*"))

@@ -8,7 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
-from dann.export.verify_images import Sample, labelled_images, sample_images, synthetic_images, verify_npz
+from dann.export.verify_images import (
+    Sample,
+    calibration_images,
+    labelled_images,
+    sample_images,
+    synthetic_images,
+    verify_npz,
+)
 from dann.infer.errors import DannError, UsageError
 from dann.infer.preprocess import PreprocessSpec, load_image
 from dann.train.settings import DataConfig, TrainConfig
@@ -115,6 +122,21 @@ def test_labels_are_those_of_the_images_named_or_else_of_the_tests(tmp_path: Pat
         assert len(images_NHWC) == count and (labels_N == (images_NHWC[:, 0, 0, 0] >= 100)).all()
     assert labelled_images(settings, str(tmp_path / "photos"), CLASSES) is None
     assert labelled_images(settings, str(tmp_path / "named"), ("bus", "tram")) is None
+
+
+def test_images_of_one_class_are_nothing_to_calibrate_on(tmp_path: Path):
+    for folder in ("both/bus", "both/car", "flat", "one/car"):
+        write_photos(tmp_path / folder, range(3))
+    settings = config(tmp_path)
+    for good in ("both", "flat"):
+        assert len(calibration_images(settings, str(tmp_path / good), 2, CLASSES).images_NHWC) == 2
+    with pytest.raises(UsageError, match="one' to calibrate on are all of the class 'car'; expected some of all"):
+        calibration_images(settings, str(tmp_path / "one"), 2, CLASSES)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="empty"):
+        calibration_images(settings, str(tmp_path / "empty"), 2, CLASSES)
+    with pytest.raises(UsageError, match="photos' does not exist.*name other images with --calib SPEC"):
+        calibration_images(settings, None, 2, CLASSES)
 
 
 def test_synthetic_images_are_the_same_every_time_and_differ_from_each_other():
