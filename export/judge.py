@@ -40,6 +40,14 @@ class Judged:
         return self.verdict is None or self.verdict.passed
 
     @property
+    def format(self) -> str:
+        return self.artefacts[0].format
+
+    @property
+    def precision(self) -> str:
+        return self.artefacts[0].precision
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Of all artefacts."""
         return tuple(name for artefact in self.artefacts for name in artefact.files)

@@ -6,24 +6,21 @@ What fails its verdict is not in the bundle. Where nothing passes none is writte
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dann.export.artefacts import make_artefacts, triton_artefacts
 from dann.export.bundle_folder import replacing
-from dann.export.first_difference import first_difference
-from dann.export.formats import MAKERS, Made, OnProgress
+from dann.export.formats import OnProgress
 from dann.export.judge import Judge, Judged
 from dann.export.network import InferenceNetwork, outputs
 from dann.export.precisions import OnnxGraphs
 from dann.export.provenance import provenance
 from dann.export.quantise import Quantised
 from dann.export.settings import ExportConfig
-from dann.export.triton_repository import BACKENDS, write_model
 from dann.export.verify_images import (
     Sample,
     calibration_images,
@@ -33,7 +30,7 @@ from dann.export.verify_images import (
     verify_npz,
 )
 from dann.infer.bundle import MANIFEST, VERIFY, Artefact, Bundle, read_bundle
-from dann.infer.errors import DannError, UnavailableError, UsageError
+from dann.infer.errors import DannError
 from dann.infer.verdict import Labelled, run_in_batches
 from dann.train.batch_norm import TARGET, single_domain
 from dann.train.run_dir import RunDir
@@ -41,9 +38,6 @@ from dann.train.settings import TrainConfig
 from dann.train.trained import load_trained
 
 _PHOTOS = 32  # that go into the bundle where asked for
-_BLAMED_ON = 8  # images
-_LAYER_TOLERANCE = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.2}
-"""By precision, how far a layer may be from the trained network before it is named: a share of its largest value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,21 +109,15 @@ def export_run(
             labelled=_labelled(trained_as, config, classes, reference),
             batch=config.batch,
         )
-        judged: list[Judged] = []
-        failed: list[DannError] = []
-        for made in _make(graphs, config, judged, failed, on_progress or (lambda phase, done, steps: None)):
-            verdict = _keep(judge, made)
-            judged.append(
-                verdict if verdict.passed else replace(verdict, first_difference=_blame(graphs, verdict, sample))
-            )
-        kept = [artefact for each in judged if each.passed for artefact in each.artefacts]
+        outcome = make_artefacts(graphs, judge, config, on_progress or (lambda phase, done, steps: None))
+        kept = outcome.kept
         if not any(artefact.role == "classifier" for artefact in kept):
             raise DannError(
-                f"the export does not do what the trained network does: {judged[0]}; no bundle was written, an "
+                f"the export does not do what the trained network does: {outcome.judged[0]}; no bundle was written, an "
                 "earlier one is kept. Update torch, onnxscript and onnxruntime, or choose another --backbone"
             )
         if "triton" in config.formats:
-            kept += _triton(judge, kept)
+            kept += triton_artefacts(judge, kept)
         (folder / VERIFY).write_bytes(_verify_npz(judge, kept, config))
         origin = {**provenance(run), "verified_on": sample.to_dict()}
         if "int8" in config.precisions:
@@ -138,85 +126,14 @@ def export_run(
         (folder / MANIFEST).write_bytes(manifest.to_json())
     return Exported(
         bundle=read_bundle(root),
-        judged=tuple(judged),
-        failed=tuple(failed),
+        judged=tuple(outcome.judged),
+        failed=tuple(outcome.failed),
         notes=(
             *_notes(run, sample, config),
             *(_about_int8(graphs.quantised(), calibration) if "int8" in config.precisions else ()),
             *_about_engines(kept),
         ),
     )
-
-
-def _make(
-    graphs: OnnxGraphs, config: ExportConfig, judged: list[Judged], failed: list[DannError], on_progress: OnProgress
-) -> Iterator[list[Made]]:
-    """Every network that was asked for, whole or as two halves, in every format; ONNX first.
-
-    What failed its verdict as ONNX is not made in another format.
-    """
-    for name in dict.fromkeys(["onnx", *config.formats]):
-        if name not in MAKERS:
-            continue
-        format = MAKERS[name]
-        asked = product(config.precisions, (False, True) if config.split else (False,))
-        for precision, split in asked:
-            graph_precision = format.graph(precision)
-            if precision not in format.precisions or _is_rejected(judged, graph_precision, split):
-                continue
-            try:
-                yield [
-                    format.make(role, precision, graph, config, on_progress)
-                    for role, graph in graphs.graphs(graph_precision, split)
-                ]
-            except DannError as error:
-                if name == "onnx" or isinstance(error, UsageError):
-                    raise
-                failed.append(error)
-                if isinstance(error, UnavailableError):
-                    break
-
-
-def _is_rejected(judged: list[Judged], precision: str, split: bool) -> bool:
-    return any(
-        not each.passed and each.artefacts[0].precision == precision and split == (len(each.artefacts) > 1)
-        for each in judged
-        if each.artefacts[0].format == "onnx"
-    )
-
-
-def _keep(judge: Judge, made: list[Made]) -> Judged:
-    """Write and judge; what fails is removed again."""
-    files = {judge.folder / name: content for each in made for name, content in each.files.items()}
-    for path, content in files.items():
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-    passed = False
-    try:
-        judged = judge.judge([each.artefact for each in made])
-        passed = judged.passed
-        return judged
-    finally:
-        if not passed:
-            for path in files:
-                path.unlink()
-
-
-def _triton(judge: Judge, kept: list[Artefact]) -> list[Artefact]:
-    """A repository of the whole classifiers that Triton serves, with the verdicts on the files that it copies."""
-    served = []
-    for artefact in kept:
-        if artefact.role == "classifier" and artefact.format in BACKENDS:
-            files = write_model(
-                judge.folder / "triton",
-                name=f"classifier_{artefact.format}",
-                artefact=artefact,
-                model=judge.folder / artefact.files[0],
-                classes=judge.classes,
-                preprocess=judge.preprocess,
-            )
-            served.append(replace(artefact, format="triton", files=tuple(f"triton/{file}" for file in files)))
-    return served
 
 
 def _verify_npz(judge: Judge, kept: list[Artefact], config: ExportConfig) -> bytes:
@@ -230,22 +147,6 @@ def _verify_npz(judge: Judge, kept: list[Artefact], config: ExportConfig) -> byt
             logits[artefact.precision] = run_in_batches(engine.run, images_NHWC, config.batch.opt)["logits"]
             engine.close()
     return verify_npz(images_NHWC, logits)
-
-
-def _blame(graphs: OnnxGraphs, judged: Judged, sample: Sample) -> str | None:
-    """The first layer that differs from the trained network; ``None`` for what is not ONNX."""
-    artefact = judged.artefacts[0]
-    if artefact.format != "onnx":
-        return None
-    split = len(judged.artefacts) > 1
-    inputs = sample.images_NHWC[:_BLAMED_ON]
-    found = []
-    for (_, graph), module in zip(
-        graphs.graphs(artefact.precision, split), graphs.modules("fp32", split=split), strict=True
-    ):
-        found.append(first_difference(module, graph, inputs, tolerance=_LAYER_TOLERANCE[artefact.precision]))
-        inputs = outputs(module, inputs)[module.output_names[0]]
-    return str(next((each for each in found if each.over), max(found, key=lambda each: each.difference)))
 
 
 def _labelled(

@@ -166,7 +166,7 @@ def test_another_process_writes_the_same_bytes_and_no_file(graph: OnnxGraph, qua
         from dann.export.onnx_graph import OnnxGraph
         from dann.export.quantise import quantise
         takes = (SimpleNamespace(name="images"),)
-        graph = OnnxGraph(data=open("graph.onnx", "rb").read(), opset=20, inputs=takes, outputs=())
+        graph = OnnxGraph(data=open("graph.onnx", "rb").read(), opset=20, inputs=takes, outputs=(), program=None)
         images = numpy.fromfile("images.bin", "uint8").reshape({IMAGES.shape})
         print(hashlib.sha256(quantise(graph, images).data).hexdigest())
     """
