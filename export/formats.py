@@ -36,7 +36,9 @@ class Format:
 def _onnx(role: str, precision: str, graph: OnnxGraph, config: ExportConfig, on_progress: OnProgress) -> Made:
     file = f"{_stem(role, precision)}.onnx"
     batch = {"min": 1, "opt": config.batch.opt, "max": None}
-    artefact = _artefact("onnx", role, precision, graph, (file,), batch, {"onnxruntime": ">=1.21"})
+    # older ones compute int8 with scales in float16 wrongly
+    needs = {"onnxruntime": ">=1.30" if precision == "int8" else ">=1.21"}
+    artefact = _artefact("onnx", role, precision, graph, (file,), batch, needs)
     return Made(artefact=artefact, files={file: graph.data})
 
 

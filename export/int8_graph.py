@@ -16,6 +16,9 @@ from dann.export.onnx_graph import OnnxGraph, check
 
 _MULTIPLYING = ("Conv", "Gemm", "MatMul")
 _LARGEST = 127
+_LARGEST_WEIGHT = 64
+"""CPUs without VNNI add two products of 255 and a weight in 16 bits: with larger weights they overflow. The seventh bit
+costs about 1 dB elsewhere, and saves 8 to 17 dB there (``docs/export.md``)."""
 _SMALLEST_SCALE = 2.0**-24  # of float16; for what is 0 throughout, any scale will do
 _ZERO = "int8.zero"
 
@@ -52,7 +55,7 @@ def in_int8(graph: OnnxGraph, peaks: Mapping[str, float], keep: Collection[str])
             # onnxruntime takes one of one dimension to int32, by a division that overflows float16
             constants[node.input[2]].dims[:] = [1, *weight.shape[axis : axis + 1]]
         inputs.add(tensor)
-        added[_scale(tensor)] = _scales(np.array(peaks[tensor]), weight.dtype)
+        added[_scale(tensor)] = _scales(np.array(peaks[tensor]), _LARGEST, weight.dtype)
         if _int8(name) not in added:  # else a layer's second node
             added[_int8(name)], added[_scale(name)] = _rounded(weight, axis)
             nodes.append(_dequantise(name, axis))
@@ -98,13 +101,14 @@ def _channel_axis(node: NodeProto, dimensions: int) -> int:
 def _rounded(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     """The weight in int8, and the scale of each channel."""
     others = tuple(index for index in range(weight.ndim) if index != axis)
-    scales = _scales(np.abs(weight).max(others, keepdims=True), weight.dtype)
-    integers = np.rint(weight.astype(np.float32) / scales.astype(np.float32)).clip(-_LARGEST, _LARGEST)
+    scales = _scales(np.abs(weight).max(others, keepdims=True), _LARGEST_WEIGHT, weight.dtype)
+    integers = np.rint(weight.astype(np.float32) / scales.astype(np.float32)).clip(-_LARGEST_WEIGHT, _LARGEST_WEIGHT)
     return integers.astype(np.int8), scales.ravel()
 
 
-def _scales(peaks: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    return np.maximum(peaks.astype(np.float32) / _LARGEST, _SMALLEST_SCALE).astype(dtype)
+def _scales(peaks: np.ndarray, largest: int, dtype: np.dtype) -> np.ndarray:
+    """Those with which the peaks become ``largest``."""
+    return np.maximum(peaks.astype(np.float32) / largest, _SMALLEST_SCALE).astype(dtype)
 
 
 def _dequantise(name: str, axis: int = 0) -> NodeProto:

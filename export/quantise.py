@@ -104,10 +104,7 @@ def _peaks(graph: OnnxGraph, inputs: np.ndarray) -> dict[str, float]:
 
 
 def _session(data: bytes) -> onnxruntime.InferenceSession:
-    options = session_options(None)
-    # it would take biases to int32, by a division that overflows float16 where a weight is small: wrong by any amount
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(data, session_options(None), providers=["CPUExecutionProvider"])
 
 
 def _logits(graph: OnnxGraph, images_NHWC: np.ndarray) -> np.ndarray:

@@ -36,11 +36,11 @@ class Sample:
         return {"data": self.origin, "images": len(self.images_NHWC), "sha256": digest}
 
 
-def sample_images(config: TrainConfig, spec: str | None, count: int, *, option: str) -> Sample:
+def sample_images(config: TrainConfig, spec: str | None, count: int, *, option: str, last: bool = False) -> Sample:
     """Up to ``count`` images of the data spec, else of the run's target, else of its source; the same every time.
 
-    ``option`` is what names other images. Raises :class:`UsageError` where there are none, :class:`DannError` where
-    none can be read.
+    ``last`` draws others than without it, as far as there are others. ``option`` is what names another spec. Raises
+    :class:`UsageError` where there are none, :class:`DannError` where none can be read.
     """
     try:
         given, role, origin = _choose(config, spec)
@@ -50,12 +50,15 @@ def sample_images(config: TrainConfig, spec: str | None, count: int, *, option: 
         )
     except UsageError as error:
         raise UsageError(str(error) if spec else f"{error}; name other images with {option} SPEC") from error
-    return Sample(_draw(images, count), origin)
+    return Sample(_draw(images, count, last), origin)
 
 
 def calibration_images(config: TrainConfig, spec: str | None, count: int, classes: tuple[str, ...]) -> Sample:
-    """As :func:`sample_images`; raises :class:`UsageError` for a data spec that is known to be of one class, too."""
-    sample = sample_images(config, spec, count, option="--calib")
+    """As :func:`sample_images`, but others than for the verdict.
+
+    Raises :class:`UsageError` for a data spec that is known to be of one class, too.
+    """
+    sample = sample_images(config, spec, count, option="--calib", last=True)
     if spec is not None:
         try:
             found = find(spec, "train", "target", config.data.root or default_data_root(), by_class=True)
@@ -102,11 +105,11 @@ def _choose(config: TrainConfig, spec: str | None) -> tuple[str, Role, str]:
     return target, "target", f"{whose} (simulated photos)" if is_simulated(target) else whose
 
 
-def _draw(images: ImageSet, count: int) -> np.ndarray:
+def _draw(images: ImageSet, count: int, last: bool) -> np.ndarray:
     """Up to ``count`` images at random, without those that cannot be decoded."""
     drawn: list[np.ndarray] = []
     failure: DannError | None = None
-    for index in np.random.default_rng(_SEED).permutation(len(images)):
+    for index in np.random.default_rng(_SEED).permutation(len(images))[:: -1 if last else 1]:
         try:
             drawn.append(images.read(np.array([index])))
         except DannError as error:

@@ -16,6 +16,7 @@ import numpy as np
 
 from dann.infer.bundle import Artefact, Bundle, BundleError
 from dann.infer.errors import DannError, UnavailableError
+from dann.infer.versions import check_version
 
 
 @contextmanager
@@ -52,6 +53,7 @@ class OpenVinoEngine:
         if device not in ("auto", "cpu"):
             raise UnavailableError(f"openvino runs on the CPU, not on {device}: take --device cpu, or another engine")
         self.artefact = artefact
+        check_version(artefact, "openvino", VERSION, "upgrade it, or take --engine ort")
         model = bundle.file(artefact)
         compiled = _compile(model, artefact.precision, threads)
         _check_is(compiled, model, artefact)

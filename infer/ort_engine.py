@@ -13,6 +13,7 @@ import onnxruntime
 
 from dann.infer.bundle import Artefact, Bundle, BundleError
 from dann.infer.errors import DannError, UnavailableError
+from dann.infer.versions import check_version
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
@@ -22,6 +23,7 @@ class OrtEngine:
 
     def __init__(self, bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None):
         self.artefact = artefact
+        check_version(artefact, "onnxruntime", onnxruntime.__version__, "upgrade it, or take another --precision")
         model = bundle.file(artefact)
         self._session, served_by = _open_session(model, device, session_options(threads))
         _check_is(self._session, model, artefact)
@@ -51,6 +53,8 @@ def session_options(threads: int | None) -> onnxruntime.SessionOptions:
     options.log_severity_level = 3  # errors: what matters is raised, the rest would break the progress line
     # idle engine threads would spin on the cores that decode images
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # of int8 it would take biases to int32, by a division that overflows float16 where a weight is small
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
 
 

@@ -6,7 +6,6 @@ with the installed package and then with the device, and the file is hashed; onl
 Two batches may be under way, each in a slot of its own: the host prepares one while the device computes the other.
 """
 
-import re
 from collections import deque
 from contextlib import ExitStack
 from typing import Any
@@ -18,8 +17,10 @@ from dann.infer.bundle import Artefact, Bundle, BundleError
 from dann.infer.errors import DannError, UnavailableError
 from dann.infer.tensorrt_names import TensorRT, installed_version, load, logger, said
 from dann.infer.tensorrt_slot import Slot
+from dann.infer.versions import check_version, numbers
 
 _SLOTS = 2
+_REBUILD = "rebuild it with what will run it: dann export --format trt"
 
 
 class TensorRtEngine:
@@ -33,7 +34,8 @@ class TensorRtEngine:
 
     def __init__(self, bundle: Bundle, artefact: Artefact, *, device: str):
         self.artefact = artefact
-        _check_version(artefact)
+        here = installed_version(artefact.format)
+        check_version(artefact, artefact.format, here, _REBUILD)
         self._device = _fitting_device(artefact, device)
         plan = bundle.file(artefact).read_bytes()
         self._trt = load(artefact.format)
@@ -95,14 +97,6 @@ class TensorRtEngine:
             )
 
 
-def _check_version(artefact: Artefact) -> None:
-    name, here = artefact.format, installed_version(artefact.format)
-    needs = artefact.requires.get(name, here)
-    fits = _numbers(here) >= _numbers(needs) if needs.startswith(">=") else _numbers(here) == _numbers(needs)
-    if not fits:
-        raise _unfit(artefact, f"{name} {needs}", f"this machine has {here}")
-
-
 def _fitting_device(artefact: Artefact, device: str) -> int:
     """The number of the CUDA device to run on."""
     if device == "cpu":
@@ -114,19 +108,13 @@ def _fitting_device(artefact: Artefact, device: str) -> int:
     here = found[index].compute_capability
     needs = artefact.requires.get("compute_capability", here)
     for entry in needs.split(","):
-        if _numbers(entry) == _numbers(here) or (entry.strip().endswith("+") and _numbers(entry) < _numbers(here)):
+        if numbers(entry) == numbers(here) or (entry.strip().endswith("+") and numbers(entry) < numbers(here)):
             return index
     raise _unfit(artefact, f"compute capability {needs}", f"cuda:{index} ({found[index].name}) has {here}")
 
 
 def _unfit(artefact: Artefact, needs: str, here: str) -> UnavailableError:
-    rebuild = "rebuild it with what will run it: dann export --format trt"
-    return UnavailableError(f"{artefact.files[0]} needs {needs}; {here}; {rebuild}")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """``(10, 13, 3, 9)`` of ``10.13.3.9``, of ``>=10.13.3.9`` and of ``10.13.3.9.post1``, which repackages it."""
-    return tuple(map(int, re.findall(r"\d+", version.partition(".post")[0])))
+    return UnavailableError(f"{artefact.files[0]} needs {needs}; {here}; {_REBUILD}")
 
 
 def _deserialised(trt: TensorRT, plan: bytes, artefact: Artefact) -> Any:

@@ -124,6 +124,14 @@ def test_labels_are_those_of_the_images_named_or_else_of_the_tests(tmp_path: Pat
     assert labelled_images(settings, str(tmp_path / "named"), ("bus", "tram")) is None
 
 
+def test_calibration_is_on_other_images_than_the_verdict(tmp_path: Path):
+    write_photos(tmp_path / "photos", range(20))
+    settings = config(tmp_path)
+    verdict, calibration = sample(settings, None, 10), calibration_images(settings, None, 10, CLASSES)
+    assert set(values(verdict.images_NHWC)).isdisjoint(values(calibration.images_NHWC))
+    np.testing.assert_array_equal(calibration.images_NHWC, calibration_images(settings, None, 10, CLASSES).images_NHWC)
+
+
 def test_images_of_one_class_are_nothing_to_calibrate_on(tmp_path: Path):
     for folder in ("both/bus", "both/car", "flat", "one/car"):
         write_photos(tmp_path / folder, range(3))

@@ -110,6 +110,25 @@ def test_a_model_that_does_not_fit_the_manifest_is_refused(bundle, what):
         open_engine(bad[what])
 
 
+@pytest.mark.parametrize(("needs", "fits"), [(">=1.21", True), (">=999.0", False), ("0.1", False)])
+def test_an_onnxruntime_that_an_artefact_does_not_allow_is_refused(bundle, needs, fits):
+    good = read_bundle(bundle)
+    artefact = replace(good.manifest.artefact(), requires={"onnxruntime": needs})
+    if fits:
+        open_engine(opened(good, artefacts=(artefact,)))
+        return
+    with pytest.raises(UnavailableError, match=rf"model.onnx needs onnxruntime {needs}; this machine has "):
+        open_engine(opened(good, artefacts=(artefact,)))
+
+
+def test_tensors_that_the_manifest_calls_otherwise_are_refused(bundle):
+    good = read_bundle(bundle)
+    artefact = good.manifest.artefact()
+    features = replace(artefact.outputs[2], shape=("batch", 9))
+    with pytest.raises(BundleError, match=r"gives .*\('features', 'float32', \[3\]\).* the manifest says .*re-export"):
+        open_engine(opened(good, artefacts=(replace(artefact, outputs=(*artefact.outputs[:2], features)),)))
+
+
 def test_a_batch_that_onnxruntime_refuses_is_an_error_of_ours(bundle):
     engine = open_engine(read_bundle(bundle), device="cpu")
     with pytest.raises(DannError, match="failed on a batch of 1"):
