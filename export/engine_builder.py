@@ -1,26 +1,23 @@
 """An engine from an ONNX file, by TensorRT 10 or 11 or TensorRT for RTX.
 
-The precision is that of the graph (strongly typed), and is checked in what the parser made of it; TF32 is off.
+The precision is that of the graph (strongly typed), and is looked after (``engine_precision``); TF32 is off.
 TensorRT answers failures with ``None`` and lines on its logger, which become the message of an exception here.
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from threading import Thread
 from typing import Any
 
+from dann.export.engine_precision import check_layers, check_network, check_size
 from dann.export.engine_target import configure
 from dann.export.settings import BatchRange, EngineConfig
 from dann.export.timing_cache import timing_cache
 from dann.infer import cuda
 from dann.infer.errors import DannError, UnavailableError
 from dann.infer.tensorrt_names import TensorRT, logger, said
-
-_COMPUTES_IN = {"fp32": ("FLOAT",), "fp16": ("HALF",), "int8": ("INT8", "HALF")}
-"""By precision: in what some layers have to multiply, and in what others may."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +55,10 @@ def build_engine(
     builder = trt.api.Builder(log)
     network = builder.create_network(1 << int(trt.api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     _parse(trt, network, onnx)
-    layers = _multiplying_layers(trt, network)
-    needed, *allowed = _COMPUTES_IN[precision]
-    if needed not in layers or not set(layers) <= {needed, *allowed}:
-        others = f", and none but {allowed[0]} beside it" if allowed else " alone"
-        raise DannError(f"the graph of {precision} has layers that compute in {layers}; expected {needed}{others}")
+    layers = check_network(trt, network, precision)
     settings = builder.create_builder_config()
     settings.clear_flag(trt.api.BuilderFlag.TF32)
+    settings.profiling_verbosity = trt.api.ProfilingVerbosity.DETAILED  # for check_layers
     config = config or EngineConfig()
     requires = configure(trt, settings, config)
     _add_profile(trt, builder, settings, network.get_input(0), batch)
@@ -78,9 +72,12 @@ def build_engine(
     if plan is None:
         raise DannError(f"{trt} cannot build the engine: {said(trt)}")
     seconds = time.perf_counter() - start
-    return BuiltEngine(
-        plan=bytes(memoryview(plan)), layers=layers, requires=requires, builder=str(trt), seconds=seconds
-    )
+    plan = bytes(memoryview(plan))
+    if trt.name == "tensorrt":
+        check_layers(trt, plan, precision)
+    else:
+        check_size(plan, onnx, precision)
+    return BuiltEngine(plan=plan, layers=layers, requires=requires, builder=str(trt), seconds=seconds)
 
 
 def _check_gpu() -> None:
@@ -105,24 +102,6 @@ def _parse(trt: TensorRT, network: Any, onnx: bytes) -> None:
             f"{trt} found {network.num_inputs} inputs and {network.num_outputs} outputs in the graph; expected one "
             "input; export it again"
         )
-
-
-def _multiplying_layers(trt: TensorRT, network: Any) -> dict[str, int]:
-    """A layer whose two factors both come from int8 is computed in it, whatever the network says of its output."""
-    kinds = trt.api.LayerType
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    from_int8: set[str] = set()
-    for layer in layers:
-        dequantises = layer.type == kinds.DEQUANTIZE and layer.get_input(0).dtype.name == "INT8"
-        if dequantises or (layer.type == kinds.SHUFFLE and layer.get_input(0).name in from_int8):
-            from_int8.add(layer.get_output(0).name)
-
-    def computes_in(layer: Any) -> str:
-        factors = [layer.get_input(index).name for index in range(min(layer.num_inputs, 2))]
-        return "INT8" if len(factors) == 2 and from_int8.issuperset(factors) else layer.get_output(0).dtype.name
-
-    multiplying = (layer for layer in layers if layer.type in (kinds.CONVOLUTION, kinds.MATRIX_MULTIPLY))
-    return dict(Counter(map(computes_in, multiplying)))
 
 
 def _add_profile(trt: TensorRT, builder: Any, settings: Any, tensor: Any, batch: BatchRange) -> None:

@@ -141,7 +141,9 @@ def test_weights_are_rounded_by_channel_and_biases_are_not(graph: OnnxGraph, qua
         assert name not in constants and integers.dtype == np.int8 and scales.shape == weight.shape[:1]
         step = scales.astype(np.float32).reshape(-1, *[1] * (weight.ndim - 1))
         assert np.abs(integers * step - weight).max() <= 0.53 * step.max(), layer
-        assert (np.abs(integers).reshape(len(integers), -1).max(1) == 64).all(), layer  # more would overflow on CPUs without VNNI
+        assert (np.abs(integers).reshape(len(integers), -1).max(1) == 64).all(), (
+            layer
+        )  # more would overflow on CPUs without VNNI
         np.testing.assert_array_equal(numpy_helper.to_array(constants[node.input[2]]).ravel(), before[node.input[2]])
 
 
