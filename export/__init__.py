@@ -7,19 +7,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dann.export.judge import Judged
     from dann.export.network import FeatureExtractor, InferenceNetwork, LabelClassifier
     from dann.export.run_export import Exported, export_run
-    from dann.infer.verdict import Verdict
+    from dann.export.settings import BatchRange, EngineConfig, ExportConfig
 
 _HOME = {
+    "BatchRange": "settings",
+    "EngineConfig": "settings",
+    "ExportConfig": "settings",
     "Exported": "run_export",
     "FeatureExtractor": "network",
     "InferenceNetwork": "network",
+    "Judged": "judge",
     "LabelClassifier": "network",
-    "Verdict": "parity",
     "export_run": "run_export",
 }
-__all__ = ["Exported", "FeatureExtractor", "InferenceNetwork", "LabelClassifier", "Verdict", "export_run"]
+__all__ = [
+    "BatchRange",
+    "EngineConfig",
+    "ExportConfig",
+    "Exported",
+    "FeatureExtractor",
+    "InferenceNetwork",
+    "Judged",
+    "LabelClassifier",
+    "export_run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """Every artefact that was asked for: made, written, judged, and kept or removed."""
 
+import time
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -81,11 +82,13 @@ def _make(
     format = MAKERS.get(name)
     if format is None or precision not in format.precisions or outcome.rejected(format.graph(precision), split):
         return None
+    start = time.perf_counter()
     made = [
         format.make(role, precision, graph, config, on_progress)
         for role, graph in graphs.graphs(format.graph(precision), split)
     ]
-    judged = _keep(judge, made)
+    seconds = time.perf_counter() - start
+    judged = replace(_keep(judge, made), seconds=seconds)
     if judged.passed or name != "onnx":
         return judged
     return replace(judged, first_difference=_blame(graphs, precision, split, judge.sample.images_NHWC[:_BLAMED_ON]))

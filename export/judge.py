@@ -33,6 +33,8 @@ class Judged:
     """Why there is no verdict."""
     first_difference: str | None = None
     """Where in the network a failed verdict begins."""
+    seconds: float = 0.0
+    """What making the files took: exporting, quantising, converting or building."""
 
     @property
     def passed(self) -> bool:

@@ -65,9 +65,10 @@ class Exported:
     def report(self) -> list[str]:
         """Lines for people: artefacts, verdicts, notes."""
         manifest = self.bundle.manifest
+        made = {name: f", made in {judged.seconds:.1f} s" for judged in self.judged for name in judged.files}
         artefacts = [
             f"{artefact.files[0]}: {sum(manifest.files[name].bytes for name in artefact.files):,} bytes, "
-            f"{artefact.format}, {artefact.precision}"
+            f"{artefact.format}, {artefact.precision}{made.get(artefact.files[0], '')}"
             for artefact in manifest.artefacts
         ]
         return [*artefacts, *(f"verdict on {judged}" for judged in self.judged), *self.notes]

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     from dann.infer.images import ImageFile, find_images
     from dann.infer.predict import Classifier, Prediction
     from dann.infer.preprocess import PreprocessSpec, load_image
+    from dann.infer.verdict import Verdict
+    from dann.infer.verify import Checked, verify_bundle
 
 _HOME = {
     "Bundle": "bundle",
     "BundleError": "bundle",
+    "Checked": "verify",
     "Classifier": "predict",
     "DannError": "errors",
     "Engine": "engine",
@@ -33,16 +36,19 @@ _HOME = {
     "Summary": "folder",
     "UnavailableError": "errors",
     "UsageError": "errors",
+    "Verdict": "verdict",
     "classify_folder": "folder",
     "find_images": "images",
     "load_image": "preprocess",
     "open_engine": "engine",
     "read_bundle": "bundle",
+    "verify_bundle": "verify",
 }
 
 __all__ = [
     "Bundle",
     "BundleError",
+    "Checked",
     "Classifier",
     "DannError",
     "Engine",
@@ -53,11 +59,13 @@ __all__ = [
     "Summary",
     "UnavailableError",
     "UsageError",
+    "Verdict",
     "classify_folder",
     "find_images",
     "load_image",
     "open_engine",
     "read_bundle",
+    "verify_bundle",
 ]
 
 

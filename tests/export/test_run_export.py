@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import resource
 import shutil
 from importlib.util import find_spec
@@ -149,8 +150,8 @@ def test_verify_npz_holds_what_the_trained_network_answers(run: RunDir, exported
 
 def test_report_has_the_artefacts_the_numbers_and_how_few_images(exported: Exported):
     report = exported.report()
-    assert report[0].startswith("model.onnx: ") and report[0].endswith(" bytes, onnx, fp32")
-    assert report[3].startswith("model.fp16.onnx: ") and report[3].endswith(" bytes, onnx, fp16")
+    assert re.fullmatch(r"model.onnx: [\d,]+ bytes, onnx, fp32, made in \d+\.\d s", report[0])
+    assert re.fullmatch(r"model.fp16.onnx: [\d,]+ bytes, onnx, fp16, made in \d+\.\d s", report[3])
     assert report[6].startswith("verdict on model.onnx: passed, max |Δ logit| ")
     assert "same top-1 on 16 of 16 images, batches 1, 2, 3, 32, 64, onnxruntime" in report[6]
     assert report[7].startswith("verdict on feature_extractor.onnx + label_classifier.onnx: passed,")

@@ -2,6 +2,7 @@
 
 import pytest
 
+import dann.export
 from dann.export.settings import BatchRange, EngineConfig, ExportConfig
 from dann.infer.errors import UsageError
 
@@ -53,3 +54,8 @@ def test_a_verdict_is_on_small_batches_the_usual_and_the_largest():
     assert BatchRange().sizes() == (1, 2, 3, 32, 64)
     assert BatchRange(min=2, opt=2, max=2).sizes() == (2,)
     assert BatchRange(min=3, opt=4, max=8).sizes() == (3, 4, 8)
+
+
+@pytest.mark.parametrize("name", dann.export.__all__)
+def test_every_public_name_can_be_had(name: str):
+    assert getattr(dann.export, name).__name__ == name

@@ -1,3 +1,4 @@
+import re
 import sys
 from dataclasses import replace
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from dann.infer.bundle import Bundle, BundleError, file_hash, read_bundle
-from dann.infer.engine import open_engine
+from dann.infer.engine import open_artefact, open_engine
 from dann.infer.errors import DannError, UnavailableError, UsageError
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs an ONNX Runtime: dann[cpu] or dann[gpu]")
@@ -133,3 +134,50 @@ def test_a_batch_that_onnxruntime_refuses_is_an_error_of_ours(bundle):
     engine = open_engine(read_bundle(bundle), device="cpu")
     with pytest.raises(DannError, match="failed on a batch of 1"):
         engine.run(np.zeros((1, 9, 9, 3), np.uint8))
+
+
+# which engine ----------------------------------------------------------------------------------------------------
+
+
+def with_engine_for_a_gpu(bundle) -> Bundle:
+    """``bundle``, with a file that is called an engine of TensorRT for RTX, of a release that nobody has."""
+    good = read_bundle(bundle)
+    (bundle / "model.rtx.engine").write_bytes(b"hello world")
+    artefact = replace(
+        good.manifest.artefact(), files=("model.rtx.engine",), format="tensorrt-rtx", requires={"tensorrt-rtx": "0.0.1"}
+    )
+    files = {**good.manifest.files, "model.rtx.engine": file_hash(bundle / "model.rtx.engine")}
+    return opened(good, files=files, artefacts=(artefact, good.manifest.artefact()))
+
+
+def test_an_engine_that_cannot_run_here_gives_way_to_onnx_and_says_why(bundle):
+    engine = open_engine(with_engine_for_a_gpu(bundle), device="auto")
+    assert engine.artefact.format == "onnx"
+    assert re.search(r"on (cpu|cuda:0) .*; not tensorrt-rtx: .*tensorrt-rtx", engine.description)
+
+
+def test_an_engine_that_was_asked_for_never_gives_way(bundle):
+    with pytest.raises(UnavailableError, match="tensorrt-rtx"):
+        open_engine(with_engine_for_a_gpu(bundle), engine="trt-rtx")
+
+
+def test_the_cpu_is_asked_of_nothing_that_has_none(bundle):
+    engine = open_engine(with_engine_for_a_gpu(bundle), device="cpu")
+    assert engine.description == f"onnxruntime {onnxruntime.__version__} on cpu"
+
+
+def test_an_engine_without_an_artefact_names_those_that_there_are(bundle):
+    with pytest.raises(UsageError, match="no openvino/classifier artefact; it has: onnx/fp32/classifier"):
+        open_engine(read_bundle(bundle), engine="openvino")
+
+
+def test_an_unknown_engine_is_refused(bundle):
+    with pytest.raises(UsageError, match="unknown engine 'tensorrt'; .*Known: auto, openvino, ort, trt, trt-rtx"):
+        open_engine(read_bundle(bundle), engine="tensorrt")
+
+
+def test_what_dann_does_not_run_itself_is_refused(bundle):
+    good = read_bundle(bundle)
+    triton = replace(good.manifest.artefact(), format="triton")
+    with pytest.raises(UsageError, match="model.onnx is of the format 'triton', which dann does not run itself"):
+        open_artefact(opened(good, artefacts=(triton,)), triton, device="cpu")
