@@ -844,6 +844,12 @@ def mnistm(mnist_root: Path | None, photos: Path, out: Path | None, seed: int, d
     show_default=True,
     help="Axis that points up in the files: x, y, z, -x, -y, -z; guessed as for vehicles.",
 )
+@click.option(
+    "--front",
+    default="auto",
+    show_default=True,
+    help="Axis that the nose points along in the files; guessed as for vehicles.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--workers", type=int, help="Processes.  [default: one per core]")
 def render(models: str, classes: str | None, look: str, settings: tuple[str, ...], **options: Any) -> None:

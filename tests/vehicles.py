@@ -44,6 +44,24 @@ def turned(mesh: trimesh.Trimesh, up: str) -> trimesh.Trimesh:
     return copy
 
 
+def facing(mesh: trimesh.Trimesh, up: str, front: str) -> trimesh.Trimesh:
+    """A copy with what pointed along z along ``up`` and the nose, which was towards −x, along ``front``."""
+    top, nose = (np.eye(3)["xyz".index(axis[-1])] * (-1 if axis[0] == "-" else 1) for axis in (up, front))
+    turn = np.eye(4)
+    turn[:3, :3] = np.column_stack([-nose, np.cross(nose, top), top])
+    copy = mesh.copy()
+    copy.apply_transform(turn)
+    return copy
+
+
+def two_ended() -> trimesh.Trimesh:
+    """A grey box, 4 × 2 × 1.5, with a red plate at its nose, towards −x, and a blue one at its tail."""
+    body, nose, tail = box((-2, -1, 0), (2, 1, 1.5)), box((-2.05, -1, 0), (-2, 1, 1.5)), box((2, -1, 0), (2.05, 1, 1.5))
+    for part, colour in ((body, [120, 120, 120, 255]), (nose, [255, 0, 0, 255]), (tail, [0, 0, 255, 255])):
+        coloured(part, faces=colour)
+    return join(body, nose, tail)
+
+
 def save(mesh: trimesh.Trimesh, path: Path) -> Path:
     """Write ``mesh`` in the format of the file's name, with its textures beside it; gives ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -103,22 +103,32 @@ def _read(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
 
 
 def load_backbone(network: nn.Module, file: Path) -> None:
-    """Load weights into the backbone ``network``; every parameter must be there.
+    """Load weights into the backbone ``network``; every parameter must be there, and no more of it.
 
-    Other entries of the file (the classifier that was taken off) are ignored. Raises :class:`UsageError` where the file
-    does not fit, and what :func:`read_weights` does.
+    What is not of the backbone (the classifier that was taken off) is ignored. Raises :class:`UsageError` where the
+    file does not fit, and what :func:`read_weights` does.
     """
     given = {name.removeprefix(_BACKBONE): tensor for name, tensor in read_weights(file).items()}
     fitting, account = _match(given, network.state_dict())
     _check_values(fitting, network.state_dict(), file)
-    if account.kept or account.mismatched:
+    foreign = _of_another_backbone(network, account.unused)
+    if account.kept or account.mismatched or foreign:
         missing = [f"{len(account.kept)} tensors are missing, first {account.kept[0]}"] if account.kept else []
         wrong = [_differences(account.mismatched)] if account.mismatched else []
+        more = [f"{len(foreign)} tensors have no place in it, first {foreign[0]}"] if foreign else []
         raise UsageError(
-            f"weights {str(file)!r} do not fit the backbone: {'; '.join(missing + wrong)}. Name the --backbone that "
-            "they were trained with"
+            f"weights {str(file)!r} do not fit the backbone: {'; '.join(missing + wrong + more)}. Name the --backbone "
+            "that they were trained with"
         )
     network.load_state_dict(fitting, strict=False)
+
+
+def _of_another_backbone(network: nn.Module, unused: Sequence[str]) -> list[str]:
+    """The names in a file that belong to a part of ``network``, as a deeper one's do, and not to its classifier."""
+    parts = {_part(name) for name in network.state_dict()}
+    classifiers = tuple(f"{name}." for name, module in network.named_modules() if isinstance(module, nn.Identity))
+    foreign = (name for name in unused if _part(name) in parts or name[:1].isdigit())
+    return sorted(name for name in foreign if not name.startswith(classifiers))
 
 
 def initialise(

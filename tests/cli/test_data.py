@@ -3,6 +3,7 @@
 import csv
 import gzip
 import hashlib
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -124,9 +125,9 @@ def test_models_are_rendered_and_trained_on(cad: Path):
     assert ran.stdout == "made\n"
     said = [line for line in ran.stderr.splitlines() if not line.startswith("render: ")]
     assert [line.split(";")[0] for line in said] == [
-        "block/c.obj: 12 triangles, 4 × 2 × 2, up is y",
-        f"car/a.glb: {len(car().faces)} triangles, 4.4 × 1.8 × 1.4, up is z",
-        f"car/b.stl: {len(car().faces)} triangles, 4.4 × 1.8 × 1.4, up is x",
+        "block/c.obj: 12 triangles, 4 × 2 × 2 units, up is y, front is x",
+        f"car/a.glb: {len(car().faces)} triangles, 4.4 × 1.8 × 1.4 units, up is z, front is -x",
+        f"car/b.stl: {len(car().faces)} triangles, 4.4 × 1.8 × 1.4 units, up is x, front is z",
         "block: one model only",
         "6 images",
     ]
@@ -146,10 +147,12 @@ def test_the_same_command_goes_on_and_another_is_refused(cad: Path):
 
 def test_a_look_its_settings_and_backgrounds_are_honoured(cad: Path):
     settings = ["--set", "elevation_deg=[40,41]", "--set", "studio=0", "--set", "photo=1.0"]
-    done("data", "render", *RENDER, "--look", "studio", *settings, "--backgrounds", "photos", "--up", "y")
+    axes = ["--up", "+y", "--front", "-x"]
+    done("data", "render", *RENDER, "--look", "studio", *settings, "--backgrounds", "photos", *axes)
     with open("made/renders.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6
+    assert json.loads(Path("made/render.json").read_text())["models"]["car/a.glb"][1:] == ["y", "-x"]
     for row in rows:
         assert 40 <= float(row["elevation_deg"]) <= 41 and row["jpeg"] == ""
         assert (Path("photos") / row["backdrop"]).is_file()
@@ -214,6 +217,7 @@ def test_no_model_that_can_be_used_is_an_error(cad: Path):
         (["--set", "elevation_deg=[0,100]"], ["expected values from 0 to 89"]),
         (["--set", "elevation_deg"], ["elevation_deg"]),
         (["--up", "w"], ["the up axis is 'w'", "auto, z, y, x"]),
+        (["--up", "-z", "--front", "z"], ["the front is 'z' where up is '-z'"]),
         (["--size", "3"], ["the image size is 3 px"]),
         (["--per-class", "0"], ["images per class is 0"]),
         (["--seed", "-1"], ["the seed is -1"]),

@@ -78,7 +78,7 @@ def model(graph: OnnxGraph) -> onnx.ModelProto:
         ("conv9", {"width": 0.25, "normalise": "imagenet", "dropout": 0.5}),
         ("dann-mnist", {"batch_norm": False}),
         ("resnet18", {"normalise": "imagenet"}),
-        ("mobilenet_v3_small", {"normalise": "instance"}),
+        pytest.param("mobilenet_v3_small", {"normalise": "instance"}, marks=pytest.mark.slow),
     ],
     ids=lambda value: value if isinstance(value, str) else value.get("normalise", ""),
 )

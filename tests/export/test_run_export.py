@@ -59,7 +59,7 @@ def test_bundle_classifies_files_as_the_trained_network_does(run: RunDir, export
     assert [p.label for p in predictions] == [classes[best] for best in logits_NK.argmax(1)]
 
 
-@pytest.mark.parametrize("bn", ["shared", "split", "domain"])
+@pytest.mark.parametrize("bn", [pytest.param("shared", marks=pytest.mark.slow), "split", "domain"])
 def test_batch_normalisation_of_two_domains_becomes_the_targets(bn: str, configure, data: Path, tmp_path: Path):
     model = ModelConfig(backbone="conv6", width=0.25, bn=bn, label_hidden=(8,))  # type: ignore[arg-type]
     run = fit(configure(model=model), runs=tmp_path).run
@@ -137,6 +137,7 @@ def test_provenance_names_the_training_and_no_path(run: RunDir, exported: Export
         assert str(run.root.parent.parent).encode() not in file.read_bytes(), file.name
 
 
+@pytest.mark.slow
 def test_two_exports_are_the_same_to_the_last_byte(run: RunDir, exported: Exported, tmp_path: Path):
     export_run(run, ExportConfig(with_features=True, split=True), out=tmp_path / "again")
     assert content(tmp_path / "again") == content(exported.root)
@@ -228,7 +229,9 @@ def test_where_every_verdict_fails_the_export_stops_and_keeps_the_earlier_bundle
     ("role", "precision", "files"),
     [
         ("classifier", "fp16", {"model.fp16.onnx"}),
-        ("label_classifier", "fp32", {"feature_extractor.onnx", "label_classifier.onnx"}),
+        pytest.param(
+            *("label_classifier", "fp32", {"feature_extractor.onnx", "label_classifier.onnx"}), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_fails_its_verdict_is_not_in_the_bundle(

@@ -230,6 +230,30 @@ def test_a_backbone_refuses_the_weights_of_another_and_is_left_as_it_was(tmp_pat
     assert_same(network.state_dict(), before)
 
 
+@pytest.mark.parametrize("run", [False, True], ids=["state dict", "checkpoint"])
+def test_a_backbone_refuses_the_weights_of_a_deeper_one(run: bool, tmp_path: Path):
+    """Which has all that the backbone has, in the same shapes."""
+    deeper, network = torchvision.models.resnet34(), build_backbone(ModelConfig(backbone="resnet18"))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    torch.save(deeper.state_dict(), tmp_path / "a.pth")
+    if run:
+        checkpoint(tmp_path / "a.pth", nn.ModuleDict({"feature_extractor": nn.Sequential(nn.Identity(), deeper)}))
+    said = r"do not fit the backbone: 80 tensors have no place in it, first layer1.2.bn1.bias. Name the --backbone"
+    with pytest.raises(UsageError, match=said):
+        load_backbone(network, tmp_path / "a.pth")
+    assert_same(network.state_dict(), before)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "shufflenet_v2_x0_5"])
+def test_a_backbone_leaves_the_classifier_that_was_taken_off(name: str, tmp_path: Path):
+    published = torchvision.models.get_model(name, num_classes=7)
+    network = build_backbone(ModelConfig(backbone=name))
+    torch.save(published.state_dict(), tmp_path / "published.pth")
+    load_backbone(network, tmp_path / "published.pth")
+    wanted = published.state_dict()
+    assert_same(network.state_dict(), {key: wanted[key] for key in network.state_dict()})
+
+
 def test_a_backbone_does_not_need_the_counters_of_old_batch_normalisation(tmp_path: Path):
     wanted, network = backbone(1).state_dict(), backbone(2)
     without = {name: tensor for name, tensor in wanted.items() if "num_batches" not in name}

@@ -1,6 +1,6 @@
-"""Models from CAD and modelling programs, made ready to stand in a scene: loaded, upright, of one size.
+"""Models from CAD and modelling programs, made ready to stand in a scene: loaded, upright, turned, of one size.
 
-trimesh reads the file; what is added here is what a folder of models from everywhere needs: any unit and any up axis,
+trimesh reads the file; what is added here is what a folder of models from everywhere needs: any unit and any axes,
 triangles wound either way, textures that are missing, and a new colour for the paint.
 
 Legend: C corners (three of its own for each triangle, so that edges stay sharp), T triangles, P pixels.
@@ -24,16 +24,17 @@ import numpy as np
 from dann.infer.errors import DannError, missing_extra
 from dann.infer.preprocess import shrunk
 from dann.train.rendering.mesh import Mesh, dot, face_normals, unit
+from dann.train.rendering.orientation import guess_front, guess_up, longer_side, turn_of
 from dann.train.rendering.raster import Fragments
 from dann.train.rendering.scene import Scene
 from dann.train.rendering.shading import Look
-from dann.train.rendering.up_axis import UP_AXES, guess_up
 
 MODEL_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 LENGTH_M = 4.5  # of the longer horizontal side, once a model is loaded
 _CONVENTION = {".glb": "y", ".gltf": "y", ".obj": "y", ".ply": "z", ".stl": "z"}
 _CREASE_DEG = 40.0  # faces that meet at a sharper angle have an edge between them
 _CROWDED = 64  # corners at one place; with more the faces stay flat
+_VEHICLES = (1, 30_000)  # units: from a metre, in metres, to 30 m, in millimetres
 _STRAY = 20.0  # a part this many times further out than 99 % of the surface does not belong to the model
 _FLAT = 0.02  # smallest over largest side of what can only be a drawing or a ground plane
 _HUGE = 1e60  # coordinates beyond this overflow in areas
@@ -75,6 +76,7 @@ class CadModel:
     sha256: str
     """Of the file and of the materials, textures and buffers that it names."""
     up: str
+    front: str
     size: tuple[float, float, float]
     """Length, width and height in the file's units."""
     notes: tuple[str, ...]
@@ -117,10 +119,12 @@ class CadModel:
                 albedo_P3[chosen] *= _TO_LINEAR.take(_texel(material.pyramid[level], uv_P2.take(chosen, axis=0)))
 
 
-def load_model(path: Path, up: str = "auto") -> CadModel:
-    """The model in ``path``, upright along ``up`` (one of :data:`UP_AXES`, or ``auto``) of the file.
+def load_model(path: Path, up: str = "auto", front: str = "auto") -> CadModel:
+    """The model in ``path``, upright, with its nose towards −x.
 
-    Raises :class:`ModelError` for a file that is not a model, has no triangles, or nothing but a flat sheet.
+    ``up`` and ``front`` say where its top and its nose point in the file: one of :data:`~.orientation.AXES`, or
+    ``auto``. Raises :class:`ModelError` for a file that is not a model, has no triangles, or nothing but a flat sheet,
+    and where its shape says that ``front`` is up or down.
     """
     corners_C3, colour_C3, uv_C2, part_T, materials, notes, sha256 = _read(path)
     corners_C3, kept_T, stray = _without_stray(corners_C3)
@@ -131,14 +135,17 @@ def load_model(path: Path, up: str = "auto") -> CadModel:
     triangles_T3 = np.arange(len(corners_C3)).reshape(-1, 3)
     if len(triangles_T3) > _MANY:
         notes.append("so many triangles take long and much memory: simplify it")
-    up, note = _choose_up(corners_C3, triangles_T3, up, _CONVENTION[path.suffix.lower()])
-    notes += [note] if note else []
-    corners_C3, size = _stand(corners_C3, up)
+    up, note_on_up = _choose_up(corners_C3, triangles_T3, up, _CONVENTION[path.suffix.lower()])
+    front, note_on_front = _choose_front(corners_C3, triangles_T3, up, front)
+    notes += [note for note in (note_on_up, note_on_front) if note]
+    corners_C3, size = _stand(corners_C3, up, front)
     if min(size) < _FLAT * max(size):
         raise ModelError(
             f"is flat: {size[0]:.4g} long, {size[1]:.4g} wide and {size[2]:.4g} high (up is {up}); is there a ground "
             "plane in it? Take it out, or set --up"
         )
+    if not _VEHICLES[0] <= max(size) <= _VEHICLES[1]:
+        notes.append("no vehicle has this size in metres, centimetres or millimetres; it is rendered at the usual one")
     mesh = Mesh(corners_C3, _creased_normals(corners_C3), triangles_T3, part_T, both_sides=True)
     model = CadModel(
         mesh,
@@ -149,6 +156,7 @@ def load_model(path: Path, up: str = "auto") -> CadModel:
         None,
         sha256,
         up,
+        front,
         size,
         tuple(notes),
     )
@@ -419,16 +427,27 @@ def _choose_up(corners_C3: np.ndarray, triangles_T3: np.ndarray, up: str, conven
     return guess, None if guess == convention else f"stands along {guess} by its shape; --up sets it"
 
 
-def _stand(corners_C3: np.ndarray, up: str) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """The corners with z up, length along x, on the ground and of standard length; and their size before that."""
-    axes = UP_AXES[up]
-    turned = corners_C3 @ axes.T
-    if np.ptp(turned[:, 1]) > np.ptp(turned[:, 0]):
-        turned = turned @ np.array([[0.0, 1, 0], [-1, 0, 0], [0, 0, 1]])
+def _choose_front(corners_C3: np.ndarray, triangles_T3: np.ndarray, up: str, front: str) -> tuple[str, str | None]:
+    if front != "auto":
+        if front[-1] == up[-1]:
+            raise ModelError(f"stands along {up} by its shape, where its front cannot be (--front {front}); set --up")
+        return front, None
+    along = longer_side(corners_C3, up)
+    # glTF's front is z, that of ROS and Gazebo x; z is up and -y the front in Blender, which writes it as glTF's.
+    convention = "-y" if (up, along) == ("z", "y") else along
+    guess = guess_front(corners_C3, triangles_T3, up)
+    if guess is None:
+        return convention, f"its front cannot be told from its shape: {convention} by convention; --front sets it"
+    return guess, None if guess == convention else f"faces {guess} by its shape; --front sets it"
+
+
+def _stand(corners_C3: np.ndarray, up: str, front: str) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """The corners with z up, nose towards −x, on the ground and of standard length; and their size before that."""
+    turned = corners_C3 @ turn_of(up, front).T
     low, high = turned.min(axis=0), turned.max(axis=0)
     length, width, height = (float(side) for side in high - low)
     anchor = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
-    return (turned - anchor) * (LENGTH_M / max(length, 1e-12)), (length, width, height)
+    return (turned - anchor) * (LENGTH_M / max(length, width, 1e-12)), (length, width, height)
 
 
 def _creased_normals(corners_C3: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from dann.infer.errors import DannError, UsageError
 from dann.train.rendering import scene as scenes
 from dann.train.rendering.car_proportions import proportions
 from dann.train.rendering.cars import RENDERER
+from dann.train.rendering.orientation import AXES
 from dann.train.rendering.photograph import Model, check_size, photograph
 from dann.train.rendering.procedural_car import sample_car
 from dann.train.rendering.render_inputs import (
@@ -41,7 +42,6 @@ from dann.train.rendering.render_inputs import (
 from dann.train.rendering.render_pool import process_count, run_tasks, save_image, write_whole
 from dann.train.rendering.scene import draw_scene
 from dann.train.rendering.styles import VARIED, Style
-from dann.train.rendering.up_axis import UP_AXES
 
 RECIPE = "render.json"
 TABLE = "renders.csv"
@@ -82,6 +82,7 @@ def render_models(
     style: Style = VARIED,
     backgrounds: Path | str | None = None,
     up: str = "auto",
+    front: str = "auto",
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     on_note: Callable[[str], None] | None = None,
@@ -91,20 +92,22 @@ def render_models(
     ``models`` is a folder with one sub-folder per class, or :data:`PROCEDURAL_CARS`. ``classes`` names those to render:
     where it is ``None`` all sub-folders, or five of the seven classes of procedural cars
     (:data:`~.car_proportions.BODY_CLASSES`). ``per_class`` images of each are spread over its models; ``size_px`` is
-    the larger side of an image. ``backgrounds``, a folder of photos, may stand behind the models. ``up`` is the axis
-    that points up in all files, or ``auto``. ``on_note`` is told what was found in each model. ``workers`` processes
-    (``None``: one per usable core) change the time, not the bytes; with more than one, scripts need
-    ``if __name__ == "__main__"``.
+    the larger side of an image. ``backgrounds``, a folder of photos, may stand behind the models. ``up`` and ``front``
+    say which way the top and the nose point in all files, or ``auto``. ``on_note`` is told what was found in each
+    model. ``workers`` processes (``None``: one per usable core) change the time, not the bytes; with more than one,
+    scripts need ``if __name__ == "__main__"``.
 
     A model that cannot be used is left out and named in the result. Raises :class:`UsageError` for values that make no
     sense and where ``out`` holds something else, :class:`DannError` where no model is left or ``out`` cannot be
     written.
     """
-    _check(models, per_class, size_px, seed, up)
+    _check(models, per_class, size_px, seed)
+    up, front = up.removeprefix("+"), front.removeprefix("+")
+    _check_axes(models, up, front)
     out, note, processes = Path(out), on_note or (lambda text: None), process_count(workers)
     _check_folder(out)  # and the photos, before the models, which can take long
     photos, broken = check_backgrounds(backgrounds, seed) if backgrounds is not None else ([], [])
-    found, failed = inspect_models(models, classes, up, processes, note)
+    found, failed = inspect_models(models, classes, up, front, processes, note)
     for body_class, count in Counter(model.body_class for model in found).items():
         if count > per_class:
             note(f"{body_class}: {per_class} of its {count} models are used, one for each image")
@@ -114,7 +117,7 @@ def render_models(
         "per_class": per_class,
         "size_px": size_px,
         "style": asdict(style),
-        "models": {m.name or m.body_class: [m.sha256, m.up] for m in found},
+        "models": {m.name or m.body_class: [m.sha256, m.up, m.front] for m in found},
         "backgrounds": dict(photos),
     }
     jobs = _jobs(found, per_class, seed)
@@ -123,9 +126,8 @@ def render_models(
     left = [job for job in jobs if job.path not in done]
     root = None if models == PROCEDURAL_CARS else Path(models)
     names = [name for name, _ in photos]
-    work = partial(
-        _render_batch, root, out, size_px, style, Path(backgrounds or "."), names, {m.name: m.up for m in found}
-    )
+    axes = {m.name: (m.up, m.front) for m in found}
+    work = partial(_render_batch, root, out, size_px, style, Path(backgrounds or "."), names, axes)
     try:
         rows, unrendered = _render(out, work, left, kept, processes, on_progress)
         _finish(out, rows, jobs)
@@ -142,16 +144,22 @@ def render_models(
     return Rendered(out, len(rows), len(kept), [*failed, *broken, *unrendered])
 
 
-def _check(models: Path | str, per_class: int, size_px: int, seed: int, up: str) -> None:
+def _check(models: Path | str, per_class: int, size_px: int, seed: int) -> None:
     if per_class < 1:
         raise UsageError(f"the number of images per class is {per_class}; expected 1 or more")
     check_size(size_px)
     if seed < 0:
         raise UsageError(f"the seed is {seed}; expected 0 or more")
-    if up != "auto" and up not in UP_AXES:
-        raise UsageError(f"the up axis is {up!r}; expected auto, {', '.join(UP_AXES)}")
-    if models == PROCEDURAL_CARS and up != "auto":
-        raise UsageError(f"the up axis {up!r} is for models of your own; procedural cars stand upright")
+
+
+def _check_axes(models: Path | str, up: str, front: str) -> None:
+    for name, axis in (("up axis", up), ("front", front)):
+        if axis != "auto" and axis not in AXES:
+            raise UsageError(f"the {name} is {axis!r}; expected auto, {', '.join(AXES)}")
+        if models == PROCEDURAL_CARS and axis != "auto":
+            raise UsageError(f"the {name} {axis!r} is for models of your own; procedural cars stand as they should")
+    if up != "auto" and up[-1] == front[-1]:
+        raise UsageError(f"the front is {front!r} where up is {up!r}; expected one at right angles to the other")
 
 
 # ---- images ----
@@ -231,7 +239,7 @@ def _render_batch(
     style: Style,
     photos_root: Path,
     photos: list[str],
-    up: dict[str, str],
+    axes: dict[str, tuple[str, str]],
     jobs: list[_Job],
 ) -> _Batch:
     rows, failed = [], {}
@@ -243,7 +251,7 @@ def _render_batch(
                 car = sample_car(np.random.default_rng([*job.seed, 1]), job.body_class)
                 model, kind, measures = car, car.body.kind, [f"{measure:.4f}" for measure in astuple(car.body)[2:]]
             else:
-                model, kind, measures = cached_model(root / job.model, up[job.model]), "", [""] * len(proportions())
+                model, kind, measures = cached_model(root / job.model, *axes[job.model]), "", [""] * len(proportions())
             shot = photograph(model, scene, size_px=size_px, photo=lambda name: cached_photo(photos_root / name))
         except Exception as error:  # models come from anywhere, and what one of them does is not to stop the others
             if root is None:

@@ -33,17 +33,23 @@ class ModelFile:
     sha256: str
     triangles: int
     up: str
+    front: str
     size: tuple[float, float, float]
     notes: tuple[str, ...]
 
 
 def inspect_models(
-    models: Path | str, classes: Sequence[str] | None, up: str, workers: int, note: Callable[[str], None]
+    models: Path | str,
+    classes: Sequence[str] | None,
+    up: str,
+    front: str,
+    workers: int,
+    note: Callable[[str], None],
 ) -> tuple[list[ModelFile], list[tuple[str, str]]]:
     """The models that can be used, sorted by class and name, and name and reason of those that cannot."""
     if models == PROCEDURAL_CARS:
         chosen = _choose(CLASSES if classes is None else classes, BODY_CLASSES)
-        return [ModelFile(name, "", "", 0, "z", (0.0, 0.0, 0.0), ()) for name in chosen], []
+        return [ModelFile(name, "", "", 0, "z", "-x", (0.0, 0.0, 0.0), ()) for name in chosen], []
     root = Path(models)
     models_of, failed = _find_models(root)
     if classes is not None:
@@ -53,13 +59,13 @@ def inspect_models(
     checked_classes(root, [body_class for body_class, names in models_of.items() if names])
     found: list[ModelFile] = []
     files = [(body_class, name) for body_class, names in models_of.items() for name in names]
-    for name, result in run_tasks(partial(_inspect_one, root, up), files, workers):
+    for name, result in run_tasks(partial(_inspect_one, root, up, front), files, workers):
         if isinstance(result, str):
             failed.append((name, result))
             continue
         found.append(result)
-        length, width, height = result.size
-        facts = f"{name}: {result.triangles:,} triangles, {length:.4g} × {width:.4g} × {height:.4g}, up is {result.up}"
+        size = " × ".join(f"{side:.4g}" for side in result.size)
+        facts = f"{name}: {result.triangles:,} triangles, {size} units, up is {result.up}, front is {result.front}"
         note("; ".join([facts, *result.notes]))
     found.sort(key=lambda model: (model.body_class, model.name))
     failed.sort()
@@ -113,29 +119,29 @@ def _find_models(root: Path) -> tuple[dict[str, list[str]], list[tuple[str, str]
         elif suffix in MODEL_SUFFIXES:
             models_of[body_class].append(name)
     if not any(models_of.values()):
-        unread = f" ({failed[0][0]} {failed[0][1]})" if failed else ""
+        hint = f"{failed[0][0]} {failed[0][1]}: " if failed else ""
         raise UsageError(
-            f"no models in the sub-folders of {str(root)!r}; expected one sub-folder per class, with files ending in "
-            f"{' '.join(MODEL_SUFFIXES)}{unread}"
+            f"{hint}no models in the sub-folders of {str(root)!r}; expected one sub-folder per class, with files "
+            f"ending in {' '.join(MODEL_SUFFIXES)}"
         )
     return models_of, failed
 
 
-def _inspect_one(root: Path, up: str, file: tuple[str, str]) -> tuple[str, ModelFile | str]:
+def _inspect_one(root: Path, up: str, front: str, file: tuple[str, str]) -> tuple[str, ModelFile | str]:
     body_class, name = file
     try:
-        model = load_model(root / name, up)
+        model = load_model(root / name, up, front)
     except ModelError as error:
         return name, str(error)
     except OSError as error:
         return name, f"cannot be read ({error.strerror or error})"
     triangles = len(model.mesh.triangles_T3)
-    return name, ModelFile(body_class, name, model.sha256, triangles, model.up, model.size, model.notes)
+    return name, ModelFile(body_class, name, model.sha256, triangles, model.up, model.front, model.size, model.notes)
 
 
 @lru_cache(maxsize=4)
-def cached_model(path: Path, up: str) -> CadModel:
-    return load_model(path, up)
+def cached_model(path: Path, up: str, front: str) -> CadModel:
+    return load_model(path, up, front)
 
 
 # ---- backgrounds ----

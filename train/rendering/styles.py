@@ -148,10 +148,21 @@ STYLES = {"studio": STUDIO, "simulated-photo": SIMULATED_PHOTO, "varied": VARIED
 
 
 def style_of(name: str, changes: dict[str, Any]) -> Style:
-    """The style called ``name`` with ``changes`` of its fields; :class:`UsageError` for what is not one."""
+    """The style called ``name`` with ``changes`` of its fields, one number being both ends of a range.
+
+    Raises :class:`UsageError` for what is not a style, or not a change of it.
+    """
     if name not in STYLES:
         raise unknown_name("look", name, STYLES)
-    style = build(Style, {**dataclasses.asdict(STYLES[name]), **changes}, where="")
+    unknown = [key for key in changes if key not in LIMITS]
+    if unknown:
+        raise UsageError(f"{unknown_name('setting', unknown[0], LIMITS)}; docs/rendering.md has all")
+    pairs = {
+        key: (value, value)
+        for key, value in changes.items()
+        if type(value) in (int, float) and isinstance(getattr(VARIED, key), tuple)
+    }
+    style = build(Style, {**dataclasses.asdict(STYLES[name]), **changes, **pairs}, where="")
     if style.margin is not None and (idle := sorted({"fill", "shift"} & changes.keys())):
         raise UsageError(
             f"{' and '.join(idle)} would do nothing, as images are cropped to the object; set margin=none too"

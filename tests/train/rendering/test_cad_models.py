@@ -10,7 +10,7 @@ from PIL import Image
 from trimesh.exchange.ply import export_ply
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import PBRMaterial
-from vehicles import FORMATS, UPS, box, car, coloured, join, quartered, save, textured, turned, write_obj
+from vehicles import FORMATS, UPS, box, car, coloured, facing, join, quartered, save, textured, turned, write_obj
 
 from dann.train.rendering.cad_models import LENGTH_M, ModelError, load_model
 from dann.train.rendering.mesh import face_normals
@@ -19,6 +19,7 @@ from dann.train.rendering.scene import draw_scene
 from dann.train.rendering.styles import STUDIO
 
 SCENE = replace(draw_scene(np.random.default_rng(0), STUDIO), paint=(0.0, 1.0, 0.0), glass=0.04)
+AS_IT_IS = ("z", "-x")  # the axes of a model that stands in its file as in the scene
 RED, BLUE, GREEN = [1.0, 0, 0], [0, 0, 1.0], [0, 1.0, 0]
 
 
@@ -81,7 +82,7 @@ def test_a_model_that_lies_on_its_side_is_stood_up(up, tmp_path):
     upright, model = (load_model(save(turned(car(), way), tmp_path / f"{way}.stl")) for way in ("z", up))
     assert model.up == up
     assert _heights(model) == pytest.approx(_heights(upright), abs=1e-5)
-    assert any("by its shape" in note for note in model.notes) == (up != "z")
+    assert any("stands along" in note for note in model.notes) == (up != "z")
 
 
 @pytest.mark.parametrize("up", UPS)
@@ -89,7 +90,8 @@ def test_the_axis_asked_for_is_up(up, tmp_path):
     path = save(car(), tmp_path / "car.stl")
     model = load_model(path, up)
     height = {"x": 4.4, "y": 1.8, "z": 1.4}[up[-1]]
-    assert (model.up, model.notes) == (up, ()) and model.size[2] == pytest.approx(height, abs=1e-5)
+    assert model.up == up and not any("--up" in note for note in model.notes)
+    assert model.size[2] == pytest.approx(height, abs=1e-5)
     upside_down = _heights(load_model(path, up[1:] if up[0] == "-" else f"-{up}"))
     assert _heights(model) == pytest.approx((upside_down.max() - upside_down)[::-1], abs=1e-5)
 
@@ -101,13 +103,68 @@ def test_a_shape_that_does_not_tell_stands_as_its_format_says(suffix, up, tmp_pa
     assert [note for note in model.notes if "cannot be told" in note and "--up" in note]
 
 
+@pytest.mark.parametrize("front", ["x", "-x", "y", "-y", "z", "-z"])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_the_nose_is_told_from_the_shape_in_every_format(suffix, front, tmp_path):
+    up = "y" if front[-1] == "z" else "z"
+    model = load_model(save(facing(car(), up, front), tmp_path / f"car.{suffix}"))
+    assert (model.up, model.front) == (up, front)
+    assert model.mesh.vertices_V3[model.mesh.vertices_V3[:, 2] > 1][:, 0].mean() > 0.4  # the cabin is behind the middle
+
+
+@pytest.mark.parametrize(
+    ("suffix", "size", "front"),
+    [
+        ("glb", (2, 1.5, 4), "z"),
+        ("gltf", (2, 1.5, 4), "z"),
+        ("obj", (2, 1.5, 4), "z"),
+        ("glb", (4, 1.5, 2), "x"),
+        ("stl", (4, 2, 1.5), "x"),
+        ("ply", (4, 2, 1.5), "x"),
+        ("stl", (2, 4, 1.5), "-y"),
+    ],
+)
+def test_a_shape_that_does_not_tell_faces_as_is_usual(suffix, size, front, tmp_path):
+    model = load_model(save(box((0, 0, 0), size), tmp_path / f"box.{suffix}"))
+    assert model.front == front
+    assert f"its front cannot be told from its shape: {front} by convention; --front sets it" in model.notes
+
+
+@pytest.mark.parametrize("front", ["x", "-x", "y", "-y"])
+def test_the_front_asked_for_is_the_front(front, tmp_path):
+    model = load_model(save(car(), tmp_path / "car.stl"), "z", front)
+    long, wide, _ = model.size
+    assert (model.front, model.notes, long > wide) == (front, (), front[-1] == "x")
+    places = model.mesh.vertices_V3 * 4.4 / LENGTH_M
+    roof = places[places[:, 2] > 1.39]
+    ends = {"x": (-1.9, 0.5), "-x": (-0.5, 1.9), "y": (-0.75, 0.75), "-y": (-0.75, 0.75)}[front]
+    assert (roof[:, 0].min(), roof[:, 0].max()) == pytest.approx(ends, abs=1e-3)
+    across = {"y": (-0.5, 1.9), "-y": (-1.9, 0.5)}.get(front, (-0.75, 0.75))
+    assert (roof[:, 1].min(), roof[:, 1].max()) == pytest.approx(across, abs=1e-3)
+
+
+def test_a_front_that_is_up_by_the_shape_is_refused(tmp_path):
+    path = save(car(), tmp_path / "car.stl")
+    with pytest.raises(ModelError, match=r"stands along z by its shape, where its front cannot be \(--front -z\)"):
+        load_model(path, front="-z")
+    assert load_model(path, "y", "-z").front == "-z"
+
+
+@pytest.mark.parametrize(("length", "usual"), [(0.45, False), (4.4, True), (440, True), (4400, True), (1e5, False)])
+def test_a_size_that_no_vehicle_has_is_noted(length, usual, tmp_path):
+    mesh = car()
+    mesh.apply_scale(length / 4.4)
+    notes = load_model(save(mesh, tmp_path / "car.glb")).notes
+    assert any("no vehicle has this size" in note for note in notes) != usual
+
+
 def test_triangles_far_away_are_left_out_however_many(tmp_path):
     ball = trimesh.creation.icosphere(subdivisions=3, radius=0.05)
     ball.apply_translation([9000, 0, 0])
     model = load_model(save(join(car(), ball), tmp_path / "car.stl"))
     assert model.size == pytest.approx((4.4, 1.8, 1.4), abs=1e-3)
     assert len(model.mesh.triangles_T3) == len(model.mesh.part_T) == len(car().faces) < len(ball.faces)
-    (note,) = model.notes
+    (note,) = (note for note in model.notes if "left out" in note)
     assert "99 % of its surface lies within 4.4" in note and "left out 1280 triangles far away" in note
 
 
@@ -133,7 +190,7 @@ def test_edges_stay_sharp_and_round_parts_smooth(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["obj", "glb"])
 def test_a_texture_is_seen_where_it_lies(suffix, tmp_path):
-    model = replace(load_model(save(quartered(), tmp_path / f"box.{suffix}"), "z"), paint=None)
+    model = replace(load_model(save(quartered(), tmp_path / f"box.{suffix}"), *AS_IT_IS), paint=None)
     assert model.notes == ()
     place = _places(model)
     inside = (np.abs(place[:, 0]) > 0.1) & (np.abs(place[:, 2] - place[:, 2].mean()) > 0.1)
@@ -145,7 +202,7 @@ def test_a_texture_far_away_is_averaged(tmp_path):
     checks = np.indices((64, 64)).sum(axis=0) % 2 * 255
     mesh = box((0, 0, 0), (4, 2, 1.5))
     textured(mesh, Image.fromarray(checks.astype(np.uint8)).convert("RGB"))
-    model = replace(load_model(save(mesh, tmp_path / "box.glb"), "z"), paint=None)
+    model = replace(load_model(save(mesh, tmp_path / "box.glb"), *AS_IT_IS), paint=None)
     near, far = (_look(model, metres_per_pixel=step).albedo_P3[_sides(model)] for step in (0.01, 0.3))
     assert set(near.ravel()) <= {0.0, 1.0} and far == pytest.approx((127.5 / 255) ** 2.2, abs=0.01)
 
@@ -154,7 +211,7 @@ def test_the_colour_of_most_of_the_model_becomes_the_paint(tmp_path):
     body, trim = box((-2, -1, 0.6), (2, 1, 1.6)), box((-2, -1, 0), (2, 1, 0.4))
     coloured(body, faces=[200, 0, 0, 255])
     coloured(trim, faces=[20, 20, 20, 255])
-    model = load_model(save(join(body, trim), tmp_path / "car.ply"), "z")
+    model = load_model(save(join(body, trim), tmp_path / "car.ply"), *AS_IT_IS)
     painted = _places(model)[:, 2] > 0.5
     albedo = _look(model).albedo_P3
     assert albedo[painted] == pytest.approx(np.broadcast_to(GREEN, (painted.sum(), 3)), abs=1e-3)
@@ -168,7 +225,7 @@ def test_windows_larger_than_each_shade_of_the_paint_are_not_painted(tmp_path):
         coloured(panel, faces=[shade, shade // 5, shade // 5, 255])
     windows = box((-1.2, -0.9, 1.2), (1.2, 0.9, 1.7))
     coloured(windows, faces=[170, 170, 170, 255])
-    model = load_model(save(join(*panels, windows), tmp_path / "car.ply"), "z")
+    model = load_model(save(join(*panels, windows), tmp_path / "car.ply"), *AS_IT_IS)
     red, green, blue = _look(model).albedo_P3.T
     painted = _places(model)[:, 2] < 0.6
     assert (green[painted] > 4 * red[painted]).all()
@@ -180,7 +237,7 @@ def test_windows_larger_than_each_shade_of_the_paint_are_not_painted(tmp_path):
 def test_colours_of_vertices_are_seen(suffix, tmp_path):
     mesh = box((0, 0, 0), (4, 2, 1.5))
     coloured(mesh, vertices=np.where(mesh.vertices[:, :1] > 1, [255, 0, 0, 255], [0, 0, 255, 255]))
-    model = replace(load_model(save(mesh, tmp_path / f"box.{suffix}"), "z"), paint=None)
+    model = replace(load_model(save(mesh, tmp_path / f"box.{suffix}"), *AS_IT_IS), paint=None)
     ends = np.abs(_places(model)[:, 0]) > 2
     right = _places(model)[ends, 0] > 0
     assert (_look(model).albedo_P3[ends] == np.where(right[:, None], RED, BLUE)).all() and right.any()
@@ -259,7 +316,7 @@ def test_a_texture_is_found_as_it_is_named_or_beside_the_model(given, named, tmp
     texture.parent.mkdir(parents=True, exist_ok=True)
     path = write_obj(tmp_path / "model" / "box.obj", box((-2, -1, 0), (2, 1, 1)), materials=f"map_Kd {named}")
     Image.new("RGB", (4, 4), "red").save(texture)
-    model = load_model(path, "z")
+    model = load_model(path, *AS_IT_IS)
     assert model.notes == () and model.paint == pytest.approx(RED)
 
 
@@ -267,7 +324,7 @@ def test_a_texture_is_found_as_it_is_named_or_beside_the_model(given, named, tmp
 def test_a_texture_is_found_behind_options(options, tmp_path):
     path = write_obj(tmp_path / "box.obj", box((-2, -1, 0), (2, 1, 1)), materials=f"map_Kd {options} my skin.png")
     Image.new("RGB", (4, 4), "red").save(tmp_path / "my skin.png")
-    model = load_model(path, "z")
+    model = load_model(path, *AS_IT_IS)
     assert model.notes == () and model.paint == pytest.approx(RED)
 
 
@@ -275,7 +332,7 @@ def test_a_texture_is_found_behind_options(options, tmp_path):
 def test_a_texture_may_have_any_shape(size, tmp_path):
     path = write_obj(tmp_path / "box.obj", box((-2, -1, 0), (2, 1, 1)), materials="map_Kd skin.png")
     Image.new("RGB", size, "red").save(tmp_path / "skin.png")
-    assert load_model(path, "z").paint == pytest.approx(RED)
+    assert load_model(path, *AS_IT_IS).paint == pytest.approx(RED)
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
@@ -283,7 +340,7 @@ def test_texture_coordinates_that_are_no_numbers_are_noted(number, tmp_path):
     path = write_obj(tmp_path / "box.obj", box((-2, -1, 0), (2, 1, 1)), materials="map_Kd skin.png")
     Image.new("RGB", (4, 4), "red").save(tmp_path / "skin.png")
     path.write_text(re.sub("^vt .*$", f"vt {number} 0.5", path.read_text(), flags=re.MULTILINE))
-    model = load_model(path, "z")
+    model = load_model(path, *AS_IT_IS)
     assert "texture coordinates" in model.notes[0] and _look(model).albedo_P3 == pytest.approx(
         np.tile(GREEN, (12, 1)), abs=1e-6
     )
@@ -300,7 +357,7 @@ def test_the_hash_takes_in_what_the_model_names(tmp_path):
 
 def test_a_missing_texture_is_noted_and_the_model_drawn_in_its_colour(tmp_path):
     path = write_obj(tmp_path / "box.obj", box((0, 0, 0), (4, 2, 1.5)), materials="map_Kd gone.png\nKd 0 0 1")
-    model = load_model(path, "z")
+    model = load_model(path, *AS_IT_IS)
     assert model.notes == ("'gone.png', which it names, is missing: drawn without it",)
     assert (replace(model, paint=None).colour_C3 == BLUE).all()
 
@@ -310,9 +367,9 @@ def test_a_missing_texture_of_gltf_is_noted(tmp_path):
     content = json.loads(path.read_text())
     content["images"] = [{"uri": "my%20skin.png"}]
     path.write_text(json.dumps(content))
-    assert load_model(path, "z").notes == ("'my%20skin.png', which it names, is missing: drawn without it",)
+    assert load_model(path, *AS_IT_IS).notes == ("'my%20skin.png', which it names, is missing: drawn without it",)
     Image.new("RGB", (4, 4), "red").save(tmp_path / "my skin.png")
-    assert load_model(path, "z").paint == pytest.approx(RED)
+    assert load_model(path, *AS_IT_IS).paint == pytest.approx(RED)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", "half"])
@@ -322,7 +379,7 @@ def test_a_broken_texture_is_noted_and_the_model_drawn_without(content, tmp_path
         Image.effect_noise((64, 64), 50).save(tmp_path / "skin.jpg")
         content = (tmp_path / "skin.jpg").read_bytes()[:900]
     (tmp_path / "skin.jpg").write_bytes(content)
-    model = load_model(path, "z")
+    model = load_model(path, *AS_IT_IS)
     assert model.notes == ("'skin.jpg', which it names, cannot be read as an image: drawn without it",)
     assert (model.colour_C3 == BLUE).all()
 
@@ -330,7 +387,7 @@ def test_a_broken_texture_is_noted_and_the_model_drawn_without(content, tmp_path
 def test_missing_materials_are_noted(tmp_path):
     path = write_obj(tmp_path / "box.obj", box((0, 0, 0), (4, 2, 1.5)), materials="Kd 0 0 1")
     path.with_suffix(".mtl").unlink()
-    assert load_model(path, "z").notes == ("'box.mtl', which it names, is missing: drawn without it",)
+    assert load_model(path, *AS_IT_IS).notes == ("'box.mtl', which it names, is missing: drawn without it",)
 
 
 @pytest.mark.parametrize("change", [lambda text: b"\xef\xbb\xbf" + text, lambda text: text.replace(b"\n", b"\r")])
@@ -338,7 +395,7 @@ def test_a_byte_order_mark_and_other_line_ends_are_read(change, tmp_path):
     path = write_obj(tmp_path / "box.obj", box((0, 0, 0), (4, 2, 1.5)), materials="Kd 0 0 1")
     for named in (path, path.with_suffix(".mtl")):
         named.write_bytes(change(named.read_bytes()))
-    model = load_model(path, "z")
+    model = load_model(path, *AS_IT_IS)
     assert model.notes == () and (model.colour_C3 == BLUE).all() and len(model.mesh.triangles_T3) == 12
 
 
@@ -346,7 +403,7 @@ def test_text_in_another_encoding_is_read(tmp_path):
     path = write_obj(tmp_path / "box.obj", box((0, 0, 0), (4, 2, 1.5)), materials="Kd 0 0 1")
     for named in (path, path.with_suffix(".mtl")):
         named.write_bytes(named.read_bytes().replace(b"skin", b"T\xfcr"))
-    model = load_model(path, "z")
+    model = load_model(path, *AS_IT_IS)
     assert model.notes == () and (model.colour_C3 == BLUE).all()
 
 

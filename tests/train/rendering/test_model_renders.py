@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import trimesh
-from vehicles import box, car, join, quartered, save, turned, write_obj
+from vehicles import box, car, facing, join, quartered, save, turned, two_ended, write_obj
 
 from dann.infer.errors import DannError, UsageError
 from dann.infer.preprocess import decode
@@ -190,6 +190,25 @@ def test_the_up_axis_asked_for_is_used_for_all(up, models, tmp_path):
     assert {entry[1] for entry in json.loads((out / "render.json").read_text())["models"].values()} == {up}
     for row in _rows(out):
         assert _drawn_again(models, row, up) == (out / row["path"]).read_bytes() != _drawn_again(models, row)
+
+
+@pytest.mark.parametrize(("suffix", "up", "front"), [("glb", "y", "z"), ("obj", "y", "z"), ("ply", "z", "x")])
+def test_models_are_seen_from_before(suffix, up, front, tmp_path):
+    """As their formats have it, and from behind where the other way is asked for."""
+    save(facing(two_ended(), up, front), tmp_path / "models" / "car" / f"a.{suffix}")
+    save(facing(two_ended(), up, front), tmp_path / "models" / "other" / f"a.{suffix}")
+    style = style_of("studio", {"azimuth_deg": [20, 40], "front": 1, "saturation": 0})
+    for asked, channel in (("auto", 0), (f"-{front}", 2)):
+        options = {"per_class": 3, "size_px": 64, "style": style, "up": up, "front": asked}
+        out = render_models(tmp_path / "models", tmp_path / asked, **{**SMALL, **options}).out
+        for row in _rows(out):
+            red, _, blue = np.moveaxis(_image(out / row["path"]).astype(int), 2, 0)
+            seen = [(red > blue + 60).sum(), 0, (blue > red + 60).sum()]
+            assert seen[channel] > 100 and sum(seen) == seen[channel], (asked, row["path"], seen)
+        entries = json.loads((out / "render.json").read_text())["models"].values()
+        assert {tuple(entry[1:]) for entry in entries} == {(up, front if asked == "auto" else asked)}
+    with pytest.raises(UsageError, match="another recipe"):
+        render_models(tmp_path / "models", tmp_path / "auto", **{**SMALL, **options})
 
 
 def test_ranges_are_honoured(models, tmp_path):
@@ -412,7 +431,7 @@ def test_what_was_found_in_the_models_is_told(own_models, tmp_path):
     save(car(), own_models / "single" / "e.glb")
     notes: list[str] = []
     render_models(own_models, tmp_path / "out", **{**SMALL, "per_class": 2}, on_note=notes.append)
-    assert f"car/deeper/b.stl: {len(car().faces)} triangles, 4.4 × 1.8 × 1.4, up is -x" in notes[3]
+    assert f"car/deeper/b.stl: {len(car().faces)} triangles, 4.4 × 1.8 × 1.4 units, up is -x, front is -z" in notes[3]
     assert "stands along -x by its shape; --up sets it" in notes[3]
     assert [note.split(":")[0] for note in notes] == [
         "block/c.obj", "block/d.ply", "car/a.glb", "car/deeper/b.stl", "single/e.glb", "single",
@@ -464,10 +483,10 @@ def test_a_class_without_models_that_is_asked_for_is_named(own_models, tmp_path)
 def test_a_model_that_breaks_while_it_is_rendered_stops_no_other(own_models, tmp_path, monkeypatch):
     load = model_renders.cached_model
 
-    def load_but_one(path, up):
+    def load_but_one(path, up, front):
         if path.name == "b.stl":
             raise ZeroDivisionError("division by zero")
-        return load(path, up)
+        return load(path, up, front)
 
     monkeypatch.setattr(model_renders, "cached_model", load_but_one)
     done = render_models(own_models, tmp_path / "out", **SMALL)
@@ -563,6 +582,9 @@ def test_what_is_no_folder_of_photos_is_refused(name, models, photos, tmp_path):
         ({"seed": -1}, "seed is -1; expected 0 or more"),
         ({"models": "cars", "up": "y"}, "up axis 'y' is for models of your own"),
         ({"up": "w"}, "up axis is 'w'; expected auto, z, y, x"),
+        ({"front": "w"}, "front is 'w'; expected auto, z, y, x"),
+        ({"models": "cars", "front": "x"}, "front 'x' is for models of your own"),
+        ({"up": "-y", "front": "y"}, "front is 'y' where up is '-y'; expected one at right angles"),
     ],
 )
 def test_impossible_values_are_refused(wrong, message, models, tmp_path):
@@ -579,7 +601,8 @@ def test_a_folder_without_models_is_refused(models, tmp_path):
     for name, message in (
         ("nowhere", "no such folder: .*; expected a folder with one sub-folder of models per class"),
         ("empty", "no models in the sub-folders of .*; expected one sub-folder per class"),
-        ("unread", r"no models in the sub-folders of .*\(car/a.dae is a .dae file, which is not read"),
+        ("empty", "^a.glb lies beside the class folders, so it has no class; move it into one: no models in "),
+        ("unread", "^car/a.dae is a .dae file, which is not read; export it as .*: no models in the sub-folders of "),
     ):
         with pytest.raises(UsageError, match=message):
             render_models(tmp_path / name, tmp_path / "out", **SMALL)

@@ -138,7 +138,7 @@ def test_what_is_painted_on_a_car_stretches_with_it():
 
 
 def test_seen_from_its_right_the_front_is_at_the_right_and_the_upper_half_of_the_texture_on_top(tmp_path):
-    model = replace(load_model(save(quartered(), tmp_path / "box.glb"), "z"), paint=None)
+    model = replace(load_model(save(quartered(), tmp_path / "box.glb"), "z", "-x"), paint=None)
     scene = replace(PLAIN, azimuth_deg=90.0, elevation_deg=0.0, margins=(0.0,) * 4, gloss=0.0)
     image = photograph(model, scene, size_px=80).image_HW3.astype(int)
     height, width, _ = image.shape
