@@ -11,7 +11,7 @@ from dann.export.settings import BatchRange
 from dann.export.verify_images import Sample
 from dann.infer.bundle import Artefact, Bundle, Manifest, file_hash
 from dann.infer.engine import Chain, Engine, open_artefact
-from dann.infer.errors import DannError, UnavailableError
+from dann.infer.errors import UnavailableError
 from dann.infer.preprocess import PreprocessSpec
 from dann.infer.verdict import STANDARDS, Labelled, Verdict, compare
 
@@ -78,8 +78,6 @@ class Judge:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", outputs(self.network, self.sample.images_NHWC))
-        if not all(np.isfinite(values).all() for values in self.expected.values()):
-            raise DannError("the network gives no finite numbers: it has diverged; train with a smaller --lr")
 
     def judge(self, artefacts: Sequence[Artefact]) -> Judged:
         """The verdict on artefacts of which each feeds the next, with it put into them; they may be one."""

@@ -110,6 +110,10 @@ def export_run(
             labelled=_labelled(trained_as, config, classes, reference),
             batch=config.batch,
         )
+        if not all(np.isfinite(values).all() for values in judge.expected.values()):
+            raise DannError(
+                f"the network of {run.root} gives no finite numbers: it has diverged; train with a smaller --lr"
+            )
         outcome = make_artefacts(graphs, judge, config, on_progress or (lambda phase, done, steps: None))
         kept = outcome.kept
         if not any(artefact.role == "classifier" for artefact in kept):
