@@ -225,13 +225,12 @@ def test_where_every_verdict_fails_the_export_stops_and_keeps_the_earlier_bundle
     assert list(tmp_path.iterdir()) == [earlier]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("role", "precision", "files"),
     [
         ("classifier", "fp16", {"model.fp16.onnx"}),
-        pytest.param(
-            *("label_classifier", "fp32", {"feature_extractor.onnx", "label_classifier.onnx"}), marks=pytest.mark.slow
-        ),
+        ("label_classifier", "fp32", {"feature_extractor.onnx", "label_classifier.onnx"}),
     ],
 )
 def test_what_fails_its_verdict_is_not_in_the_bundle(
@@ -275,7 +274,7 @@ def test_folder_of_somebody_else_is_refused_and_stays(run: RunDir, tmp_path: Pat
 
 def test_name_of_the_verify_data_is_all_that_the_manifest_keeps_of_its_path(run: RunDir, data: Path, tmp_path: Path):
     exported = export_run(
-        run, ExportConfig(verify_data=str(data / "renders"), verify_images=5), out=tmp_path / "bundle"
+        run, dataclasses.replace(SMALL, verify_data=str(data / "renders"), verify_images=5), out=tmp_path / "bundle"
     )
     assert exported.bundle.manifest.provenance["verified_on"]["data"] == "images of renders"
     assert exported.notes == ("verified on 5 images of renders",)
@@ -414,6 +413,7 @@ def test_a_verdict_that_fails_names_the_layer(run: RunDir, tmp_path: Path, monke
     assert rejected.first_difference is not None
     assert rejected.first_difference.startswith("first layer over tolerance: ")
     assert "label_classifier.3 " in rejected.first_difference and "not every value is finite" in str(rejected)
+    assert set(content(rest.root)) == {"manifest.json", "verify.npz", "model.onnx"}
 
 
 def test_a_disk_that_is_full_leaves_the_earlier_bundle(run: RunDir, exported: Exported, tmp_path: Path):
