@@ -28,7 +28,7 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## render cars, train, export, infer; prints what adaptation gained (about 4 minutes on 2 cores)
 	PATH="$(BIN):$$PATH" examples/demo.sh
 
-test: $(INSTALLED)  ## the quick tests (under 8 minutes on 2 cores)
+test: $(INSTALLED)  ## the quick tests
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: $(INSTALLED)  ## every test (under 60 minutes on 2 cores)
