@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from dann.infer.errors import DannError
-from dann.infer.openvino_engine import VERSION, openvino, reason
+from dann.infer.openvino_engine import VERSION, core, openvino, reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ def to_ir(onnx: bytes, *, precision: str) -> OpenVinoIr:
     same bytes as ``fp32``. Raises :class:`DannError` where OpenVINO cannot read the graph.
     """
     try:
-        model = openvino.Core().read_model(onnx)
+        model = core().read_model(onnx)
     except RuntimeError as error:
         raise DannError(f"openvino {VERSION} cannot read the exported graph: {reason(error)}") from error
     # a node without a name gets that of a counter, which goes on from one network to the next

@@ -85,15 +85,14 @@ def _try_tensorrt(name: str) -> Iterator[dict[str, Any]]:
 
 def _try_openvino() -> Iterator[dict[str, Any]]:
     try:
-        from dann.infer.openvino_engine import VERSION, openvino
+        from dann.infer.openvino_engine import VERSION, core
     except ModuleNotFoundError as error:
         raise missing_extra("openvino", "openvino", "running its networks") from error
 
-    core = openvino.Core()
-    for device in core.available_devices:
+    for device in core().available_devices:
         yield entry("openvino", VERSION, device)
         try:
-            core.compile_model(core.read_model(_GRAPH), device)
+            core().compile_model(core().read_model(_GRAPH), device)
         except RuntimeError as error:
             yield entry("openvino", VERSION, device, reason=_last_line(error))
         else:

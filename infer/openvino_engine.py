@@ -10,6 +10,7 @@ whole images waits less for the others than one that takes its share of each lay
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +83,21 @@ class OpenVinoEngine:
         del self._requests
 
 
+@cache
+def core() -> openvino.Core:
+    """The one of this process, which lives as long as that.
+
+    Each gives the thread a stack for signals, and takes it away with itself. Of two, the first that goes leaves the
+    other with the address of memory that is no longer there, and the next signal ends the process.
+    """
+    made = openvino.Core()
+    made.set_property({"ENABLE_MMAP": False})  # writing to a file that is mapped would end the process
+    return made
+
+
 def about() -> str:
     """Version and devices, in one line for people."""
-    return f"openvino {VERSION} with {', '.join(openvino.Core().available_devices)}"
+    return f"openvino {VERSION} with {', '.join(core().available_devices)}"
 
 
 def reason(error: Exception) -> str:
@@ -101,10 +114,8 @@ def _compile(model: Path, precision: str, threads: int | None) -> openvino.Compi
     }
     if threads:
         settings["INFERENCE_NUM_THREADS"] = threads
-    core = openvino.Core()
-    core.set_property({"ENABLE_MMAP": False})  # writing to a file that is mapped would end the process
     try:
-        compiled = core.compile_model(core.read_model(model), "CPU", settings)
+        compiled = core().compile_model(core().read_model(model), "CPU", settings)
     except RuntimeError as error:
         raise BundleError(
             f"{model} cannot be loaded by openvino {VERSION} ({reason(error)}); upgrade openvino or re-export"

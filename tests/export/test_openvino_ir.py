@@ -22,7 +22,7 @@ from dann.train.settings import ModelConfig
 # not openvino itself, whose import by another than dann reports it to its makers
 pytest.importorskip("dann.infer.openvino_engine", reason='needs OpenVINO: pip install "dann[openvino]"')
 from dann.export.openvino_ir import OpenVinoIr, to_ir
-from dann.infer.openvino_engine import openvino
+from dann.infer.openvino_engine import core, openvino
 
 SIZE = 32
 ELSEWHERE = """
@@ -46,9 +46,8 @@ def by_onnxruntime(onnx: bytes, inputs: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def compiled(ir: OpenVinoIr) -> openvino.CompiledModel:
-    core = openvino.Core()
-    model = core.read_model(ir.xml, openvino.Tensor(np.frombuffer(ir.bin, np.uint8).copy()))
-    return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    model = core().read_model(ir.xml, openvino.Tensor(np.frombuffer(ir.bin, np.uint8).copy()))
+    return core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def by_openvino(ir: OpenVinoIr, inputs: np.ndarray) -> dict[str, np.ndarray]:

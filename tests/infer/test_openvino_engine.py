@@ -16,10 +16,10 @@ from dann.infer.errors import DannError, UnavailableError
 # not openvino itself, whose import by another than dann reports it to its makers
 pytest.importorskip("dann.infer.openvino_engine", reason='needs OpenVINO: pip install "dann[openvino]"')
 from dann.export.openvino_ir import to_ir  # needs neither torch nor the onnx package
-from dann.infer.openvino_engine import VERSION, OpenVinoEngine, about, openvino
+from dann.infer.openvino_engine import VERSION, OpenVinoEngine, about, core
 
 FILES = ("openvino/model.xml", "openvino/model.bin")
-HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+HAS_BF16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 OPEN = """
 import os, sys, threading
 import numpy
@@ -201,3 +201,18 @@ def test_it_writes_prints_and_sends_nothing_and_needs_its_files_no_more(ir_bundl
     done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert list(home.iterdir()) == []
+
+
+def test_a_signal_is_survived_after_engines_were_closed(ir_bundle):
+    """What OpenVINO leaves behind of the first of two engines that goes would end the process."""
+    script = """
+other = engine.OpenVinoEngine(bundle, bundle.manifest.artefacts[0], device="cpu", threads=None)
+del network
+del other
+import signal
+signal.signal(signal.SIGINT, lambda number, frame: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+    command = [sys.executable, "-c", OPEN + script, str(ir_bundle("conv").root)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
