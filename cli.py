@@ -25,7 +25,6 @@ import click
 from dann.infer.errors import DannError, UnavailableError, UsageError, missing_extra
 
 if TYPE_CHECKING:
-    from dann.infer.folder import Summary
     from dann.train.evaluate import DomainScores, Scores
     from dann.train.run_evaluation import RunEvaluation
     from dann.train.run_result import TrainResult
@@ -57,7 +56,7 @@ class DannGroup(click.Group):
             with _sigterm_like_ctrl_c():
                 return super().invoke(ctx)
         except DannError as error:
-            _stop(str(error), error.exit_code)
+            _stop(_with_notes(str(error), error), error.exit_code)
         except ModuleNotFoundError as error:
             if error.name is None or error.name.split(".")[0] not in _TRAIN_EXTRA:
                 raise
@@ -69,10 +68,10 @@ class DannGroup(click.Group):
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())  # or the interpreter fails once more when it ends
             _stop(f"{error.filename or 'the output'} cannot be written: {error.strerror}", DannError.exit_code)
-        except _Terminated:
-            _stop("terminated", TERMINATED)
-        except KeyboardInterrupt:
-            _stop("interrupted", INTERRUPTED)
+        except _Terminated as error:
+            _stop(_with_notes("terminated", error), TERMINATED)
+        except KeyboardInterrupt as error:
+            _stop(_with_notes("interrupted", error), INTERRUPTED)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -94,6 +93,11 @@ def _sigterm_like_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _with_notes(message: str, error: BaseException) -> str:
+    """``message``, and what to know beside it."""
+    return "; ".join([message, *getattr(error, "__notes__", ())])
 
 
 def _stop(message: str, exit_code: int) -> Never:
@@ -661,45 +665,95 @@ def verify(bundle: str | None, runs: Path, threads: int | None) -> None:
 @click.option("--bundle", metavar="DIR", help="What `dann export` wrote.  [default: that of the latest run]")
 @click.option("--checkpoint", metavar="RUN", help="Use the bundle of this run, exported now if it is not up to date.")
 @_runs_option
-@click.option("--test-loc", required=True, metavar="DIR|GLOB|FILE", help="Images to classify.")
-@click.option("--out-path", required=True, type=click.Path(path_type=Path), help="CSV file to write.")
+@click.option(
+    "--test-loc",
+    required=True,
+    metavar="DIR|GLOB|FILE|-",
+    help="Images to classify: a folder, a pattern, an image, or a list of paths (.txt, or - for standard input).",
+)
+@click.option("--recursive/--no-recursive", default=True, show_default=True, help="Folders within a folder, too.")
+@click.option("--out-path", required=True, metavar="FILE|-", help="File to write, or - for standard output.")
+@click.option("--format", metavar="csv|jsonl", help="Of the rows.  [default: from the suffix of --out-path, else csv]")
 @click.option("--top-k", type=int, default=1, show_default=True, help="How many of the most probable classes to name.")
 @click.option("--probs", is_flag=True, help="A column with the probability of each class.")
+@click.option(
+    "--min-probability",
+    type=float,
+    default=0.0,
+    metavar="P",
+    help="Label what is less probable `unknown`.  [default: nothing]",
+)
+@click.option("--features", type=click.Path(path_type=Path), metavar="FILE.npy", help="Also write the features.")
+@click.option("--labels", metavar="folder|CSV", help="True labels: names of folders, or a file with path,label.")
+@click.option("--resume", is_flag=True, help="Go on where a run that was interrupted stopped.")
+@click.option("--on-error", default="row", show_default=True, metavar="row|stop", help="Of an unreadable image.")
+@click.option("--max-errors", type=int, metavar="N", help="Stop after more than N of them.  [default: never]")
+@click.option(
+    "--max-pixels", type=int, default=64_000_000, show_default=True, help="Larger images are not decoded but errors."
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--engine", default="auto", show_default=True, help="auto, ort, openvino, trt or trt-rtx.")
 @click.option("--precision", metavar="P", help="Of the exported network.  [default: fp32, if the bundle has it]")
-@click.option("--batch-size", type=int, help="Images per batch.  [default: the bundle's usual one]")
-@click.option("--workers", type=int, help="Decode threads.  [default: one per core]")
-@click.option("--threads", type=int, help="Compute threads.  [default: one per physical core]")
+@click.option(
+    "--batch",
+    "--batch-size",
+    "batch",
+    default="auto",
+    show_default=True,
+    metavar="auto|N",
+    help="Images that are computed at once.",
+)
+@click.option("--workers", type=int, help="Threads that decode and, on a CPU, compute.  [default: one per core]")
+@click.option("--threads", type=int, help="Of those, how many compute at once.  [default: all]")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
 def infer(
     bundle: str | None,
     checkpoint: str | None,
     runs: Path,
     test_loc: str,
-    out_path: Path,
+    out_path: str,
+    batch: str,
+    max_pixels: int,
     quiet: bool,
     **options: Any,
 ) -> None:
     """Classify images with an exported network, without torch.
 
-    One row per image, always: path, label, probability, status, error. Exits with 3 if some could not be read.
+    One row per image, always: path, label, probability, status, error. Exits with 3 if some could not be read. What is
+    interrupted, even by kill -9, goes on with --resume.
 
     \b
     Example:
       dann infer --test-loc imgs/ --out-path preds.csv
-      dann infer --bundle bundle/ --test-loc 'imgs/**/*.png' --out-path preds.csv --top-k 3
+      dann infer --bundle bundle/ --test-loc 'imgs/**/*.png' --out-path preds.jsonl --top-k 3
+      find imgs -newer preds.csv -print0 | dann infer --test-loc - --out-path -
     """
     from dann.infer.folder import classify_folder
+    from dann.infer.preprocess import Limits
     from dann.infer.progress import Progress
 
     if bundle is not None and checkpoint is not None:
         raise UsageError("--bundle and --checkpoint both say what to infer with; give one of them")
+    if batch != "auto":
+        if not batch.isdecimal():
+            raise UsageError(f"--batch is {batch!r}; expected auto, or how many images are computed at once")
+        options["batch_size"] = int(batch)
     used = _bundle_to_use(bundle, checkpoint, runs)
-    with Progress("infer", quiet=quiet) as progress:
-        summary = classify_folder(used, test_loc, out_path, on_progress=progress.update, **options)
+    with Progress("infer", unit="images", quiet=quiet) as progress:
+        summary = classify_folder(
+            used,
+            test_loc,
+            out_path,
+            limits=Limits(max_pixels=max_pixels),
+            on_message=progress.message,
+            on_progress=progress.update,
+            **options,
+        )
+    if summary.score is not None:
+        click.echo("\n".join(summary.score.lines()), err=out_path == "-")
     if not quiet:
-        _report_inference(summary, out_path)
+        for line in summary.lines(out_path):
+            click.echo(line, err=True)
     if summary.exit_code:
         raise click.exceptions.Exit(summary.exit_code)
 
@@ -722,13 +776,6 @@ def _bundle_to_use(bundle: str | None, checkpoint: str | None, runs: Path) -> Pa
     elif checkpoint is None and run.has_older_bundle():
         raise UsageError(f"{run.bundle} is older than the checkpoint; renew it with: dann export --run {run.root}")
     return run.bundle
-
-
-def _report_inference(summary: "Summary", out_path: Path) -> None:
-    rate = f"{summary.seconds:.1f} s, {summary.images_per_second:.0f} images/s, {summary.engine}"
-    click.echo(f"{summary.images} images → {out_path} ({rate})", err=True)
-    for reason, count in summary.errors.items():
-        click.echo(f"{count} with an error: {reason}", err=True)
 
 
 # ---- data ---------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import click
 import cv2
 import numpy as np
 
+from dann.infer.image_header import read_header
 from dann.infer.images import find_images
-from dann.infer.jpeg import jpeg_size
 from dann.infer.preprocess import Decoding, PreprocessSpec, decode, fit, reduction
 
 ROUNDS = 5
@@ -27,7 +27,8 @@ def main(images: Path, sizes: tuple[int, ...]) -> None:
     """Print a table with a row for each size of the network's input."""
     cv2.setNumThreads(1)
     files = [file.path.read_bytes() for file in find_images(images)]
-    jpegs = [(data, size) for data in files if (size := jpeg_size(data))]
+    headers = [(data, header) for data in files if (header := read_header(data)) and header.format == "JPEG"]
+    jpegs = [(data, (header.height, header.width)) for data, header in headers]
     if not jpegs:
         raise click.UsageError(f"no JPEG in {images}")
     height, width = np.median([size for _, size in jpegs], axis=0).astype(int)

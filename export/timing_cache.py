@@ -11,9 +11,9 @@ from typing import Any
 
 from dann.infer import cuda
 from dann.infer.errors import DannError
-from dann.infer.results import WholeFile
 from dann.infer.tensorrt_names import TensorRT
 from dann.infer.user_cache import user_cache
+from dann.infer.whole_file import WholeFile
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ _MOST_THREADS = 1024  # a runtime that is asked for 100,000 takes all memory and
 
 
 class Engine(Protocol):
-    """An open network, ready to run on one device. Not for several threads at once."""
+    """An open network, ready to run on one device."""
 
     artefact: Artefact
     """What it runs: its inputs and outputs, and the batch sizes it accepts."""
@@ -25,10 +26,17 @@ class Engine(Protocol):
     description: str
     """What runs where, in one line for people: ``"onnxruntime 1.31.1 on cpu"``, and for ``auto`` why."""
 
+    lanes: int
+    """How many batches it computes at once. As many threads may be in :meth:`run`; others wait there for their turn."""
+
+    elsewhere: bool
+    """Whether it computes on a device or in threads of its own, while the thread that called it waits."""
+
     def run(self, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs by name, float32 (N, …), for uint8 RGB images (N, height, width, 3).
 
-        A label classifier by itself takes features, float32 (N, D), in their place.
+        A label classifier by itself takes features, float32 (N, D), in their place. Any thread may call it. Raises
+        :class:`DannError` where the runtime fails, or takes no such batch.
         """
         ...
 
@@ -64,38 +72,43 @@ def open_engine(
     threads: int | None = None,
     precision: str | None = None,
     engine: str = "auto",
+    lanes: int = 1,
 ) -> Engine:
     """The engine that serves ``bundle`` on ``device``.
 
     ``device`` is ``cpu``, ``cuda`` (the first), ``cuda:N``, or ``auto``: the first CUDA device where CUDA works,
     else the CPU. ``engine`` is one of :data:`FORMATS`, or ``auto``: TensorRT where the bundle has an engine for the
     device, else ONNX Runtime. A device or an engine asked for by name serves, or :class:`UnavailableError` is raised;
-    so it is where the runtime is not installed. ``threads`` is how many CPU threads compute one batch, ``None`` for
-    one per physical core. ``precision`` is that of the artefact, ``None`` for float32 where the bundle has it. Raises
-    :class:`UsageError` where it has not the one asked for, :class:`BundleError` where a file is not the exported one.
+    so it is where the runtime is not installed. ``threads`` is how many CPU threads compute, ``None`` for one per core;
+    they are shared among ``lanes`` batches at once, fewer where there are fewer threads. ``precision`` is that of the
+    artefact, ``None`` for float32 where the bundle has it. Raises :class:`UsageError` where it has not the one asked
+    for, :class:`BundleError` where a file is not the exported one.
     """
     device = check_device(device)
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise UsageError(f"{threads} engine threads asked for; expected 1 to {_MOST_THREADS}")
     manifest = bundle.manifest
+    opened_by = partial(open_artefact, bundle, device=device, threads=threads, lanes=lanes)
     if engine != "auto":
         if engine not in FORMATS:
             raise unknown_name("engine", engine, ("auto", *FORMATS))
         chosen = manifest.artefact(format=FORMATS[engine], precision=precision)
-        return open_artefact(bundle, chosen, device=device, threads=threads)
+        return opened_by(chosen)
     *others, last = _candidates(manifest, device, precision)
     reasons = []
     for artefact in others:
         try:
-            return open_artefact(bundle, artefact, device=device, threads=threads)
+            return opened_by(artefact)
         except UnavailableError as error:
             reasons.append(f"; not {artefact.format}: {error}")
-    opened = open_artefact(bundle, last, device=device, threads=threads)
+    opened = opened_by(last)
     opened.description += "".join(reasons)
     return opened
 
 
-def open_artefact(bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None = None) -> Engine:
+def open_artefact(
+    bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None = None, lanes: int = 1
+) -> Engine:
     """The engine for one artefact of ``bundle``; raises as :func:`open_engine` does."""
     _check_fits(bundle.manifest, artefact)
     if artefact.format in ("tensorrt", "tensorrt-rtx"):
@@ -107,14 +120,14 @@ def open_artefact(bundle: Bundle, artefact: Artefact, *, device: str, threads: i
             from dann.infer.openvino_engine import OpenVinoEngine
         except ModuleNotFoundError as error:
             raise missing_extra("openvino", "openvino", "running a model of OpenVINO") from error
-        return OpenVinoEngine(bundle, artefact, device=device, threads=threads)
+        return OpenVinoEngine(bundle, artefact, device=device, threads=threads, lanes=lanes)
     if artefact.format != "onnx":
         raise UsageError(f"{artefact.files[0]} is of the format {artefact.format!r}, which dann does not run itself")
     try:
         from dann.infer.ort_engine import OrtEngine
     except ModuleNotFoundError as error:
         raise missing_extra("cpu", "onnxruntime", "running an ONNX model") from error
-    return OrtEngine(bundle, artefact, device=device, threads=threads)
+    return OrtEngine(bundle, artefact, device=device, threads=threads, lanes=lanes)
 
 
 def check_device(device: str) -> str:

@@ -38,7 +38,11 @@ class UnavailableError(DannError):
 
 
 class ImageError(DannError):
-    """One image that cannot be read or decoded."""
+    """One image that cannot be classified; ``kind`` says in a word or two why, as a summary counts them."""
+
+    def __init__(self, message: str, kind: str = "cannot be decoded"):
+        super().__init__(message)
+        self.kind = kind
 
 
 class Interrupted(DannError):

@@ -1,11 +1,12 @@
-"""Which image files a folder, a pattern or a path stands for.
+"""Which image files a folder, a pattern, a path or a list stands for.
 
 Names are relative and ``/``-separated on every system, so the same images get the same names everywhere. They
-are the order and the first column of every result.
+are the first column of every result, and its order, but for lists, which have their own.
 """
 
 import glob
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,7 +19,12 @@ SUFFIXES = frozenset(
 )
 """What counts as an image, in lower case; file names match in any case."""
 
-_EVERYTHING = ("**",)
+LIST_SUFFIXES = frozenset({".txt", ".lst", ".list"})
+"""What counts as a list of images."""
+
+STDIN = "-"
+
+_EVERYTHING, _TOP_LEVEL = ("**",), ("*",)
 _CLUTTER = frozenset({"__MACOSX", "@eaDir"})  # what macOS archives and Synology drives leave beside images
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -38,30 +44,53 @@ class ImageFile:
         return self.root / self.name
 
 
-def find_images(location: Path | str) -> list[ImageFile]:
+def find_images(location: Path | str, *, recursive: bool = True) -> list[ImageFile]:
     """The images at ``location``, sorted by name.
 
-    ``location`` is a folder (searched at every depth), a pattern (``"shots/**/*.png"``; ``**`` is any depth)
-    or one file. Names are relative to the folder, to the part of the pattern before its first wildcard, or to
-    the folder of the file. Links to files are followed, links to folders are not: they may form a loop. Other
-    kinds of files (pipes, devices, broken links) are left out, and so are hidden files and system clutter unless
-    they are named.
+    ``location`` is a folder (searched at every depth, or not, if not ``recursive``), a pattern (``"shots/**/*.png"``;
+    ``**`` is any depth) or one file. Names are relative to the folder, to the part of the pattern before its first
+    wildcard, or to the folder of the file. Links to files are followed, links to folders are not: they may form a
+    loop. Other kinds of files (pipes, devices, broken links) are left out, and so are hidden files and system clutter
+    unless they are named.
+
+    A text file (:data:`LIST_SUFFIXES`), or ``-`` for standard input, lists paths: one on each line, or separated by
+    null bytes where there are any. They are taken as they are, in their order, whatever they name; relative ones from
+    the folder of the file.
 
     Raises :class:`UsageError` where there is no such path or no image in it.
     """
     given = os.fspath(location)
+    if given == STDIN:
+        return _listed(sys.stdin.buffer.read(), Path(), "standard input")
+    if os.path.splitext(given)[1].lower() in LIST_SUFFIXES and os.path.isfile(given):
+        return _listed(_content(given), Path(given).parent, repr(given))
     if os.path.isdir(given):
-        root, pattern = Path(given), _EVERYTHING
+        root, pattern = Path(given), _EVERYTHING if recursive else _TOP_LEVEL
     elif os.path.lexists(given):
         root, pattern = Path(given).parent, (glob.escape(Path(given).name),)
     elif glob.has_magic(given):
         root, pattern = _split_pattern(given)
     else:
-        raise UsageError(f"no such file or folder: {given!r}; expected a folder, a pattern or an image file")
+        raise UsageError(f"no such file or folder: {given!r}; expected a folder, a pattern, an image file or a list")
     names = sorted({spreadsheet_safe(name) for name in _walk(root, pattern) if is_image_name(name)})
     if not names:
         raise UsageError(f"no images at {given!r}; looked for files ending in {' '.join(sorted(SUFFIXES))}")
     return [ImageFile(root, name) for name in names]
+
+
+def _listed(content: bytes, root: Path, where: str) -> list[ImageFile]:
+    lines = content.split(b"\0") if b"\0" in content else (line.removesuffix(b"\r") for line in content.split(b"\n"))
+    images = [ImageFile(root, spreadsheet_safe(os.fsdecode(line))) for line in lines if line]
+    if not images:
+        raise UsageError(f"{where} lists no images; expected a path on each line, or separated by null bytes")
+    return images
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise DannError(f"the list {path!r} cannot be read: {error.strerror or error}") from error
 
 
 def is_image_name(name: str) -> bool:

@@ -3,8 +3,8 @@
 Left to itself OpenVINO computes in bfloat16 or float16 where the CPU can. So the precision is asked for, and looked at
 after the network is compiled: a CPU that lacks it is given another one without a word.
 
-A batch is split among as many requests as OpenVINO finds best, each with threads of its own: a core that goes through
-whole images waits less for the others than one that takes its share of each layer.
+With several lanes each batch is computed by a core of its own, which waits less for the others than one that takes its
+share of each layer.
 """
 
 import sys
@@ -17,6 +17,7 @@ import numpy as np
 
 from dann.infer.bundle import Artefact, Bundle, BundleError
 from dann.infer.errors import DannError, UnavailableError
+from dann.infer.lanes import Lanes
 from dann.infer.versions import check_version
 
 
@@ -50,37 +51,46 @@ class OpenVinoEngine:
     CPU lacks the artefact's precision, :class:`BundleError` where a file is not the exported one or no network.
     """
 
-    def __init__(self, bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None):
+    elsewhere = True
+
+    def __init__(self, bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None, lanes: int = 1):
         if device not in ("auto", "cpu"):
             raise UnavailableError(f"openvino runs on the CPU, not on {device}: take --device cpu, or another engine")
         self.artefact = artefact
         check_version(artefact, "openvino", VERSION, "upgrade it, or take --engine ort")
         model = bundle.file(artefact)
-        compiled = _compile(model, artefact.precision, threads)
-        _check_is(compiled, model, artefact)
-        count = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self._requests = [compiled.create_infer_request() for _ in range(count)]
+        self._compiled = _compile(model, artefact.precision, threads, lanes)
+        _check_is(self._compiled, model, artefact)
+        self.lanes = 1 if lanes == 1 else self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self._requests = Lanes(lambda: _Request(self._compiled), self.lanes)
         precision = "" if artefact.precision == "fp32" else f"{artefact.precision} in "
         self.description = f"{precision}openvino {VERSION} on cpu"
 
     def run(self, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
-        requests = self._requests[: len(images_NHWC)]
         try:
-            # kept: a request reads on where Ctrl-C ends the waiting, and does not itself keep what it reads
-            self._images_NHWC = np.ascontiguousarray(images_NHWC)
-            for request, part in zip(requests, np.array_split(self._images_NHWC, len(requests)), strict=True):
-                request.set_input_tensor(openvino.Tensor(part, shared_memory=True))
-            for request in requests:
-                request.start_async()
-            for request in requests:
-                request.wait()
+            with self._requests.lane() as request:
+                return request.run(images_NHWC, [tensor.name for tensor in self.artefact.outputs])
         except (RuntimeError, ValueError) as error:
             raise DannError(f"openvino failed on a batch of {len(images_NHWC)}: {reason(error)}") from error
-        names = [tensor.name for tensor in self.artefact.outputs]
-        return {name: np.concatenate([request.get_tensor(name).data for request in requests]) for name in names}
 
     def close(self) -> None:
-        del self._requests
+        self._requests.taken_down()
+        del self._compiled
+
+
+class _Request:
+    """One batch at a time."""
+
+    def __init__(self, compiled: openvino.CompiledModel):
+        self._request = compiled.create_infer_request()
+
+    def run(self, images_NHWC: np.ndarray, outputs: list[str]) -> dict[str, np.ndarray]:
+        # kept: a request reads on where Ctrl-C ends the waiting, and does not itself keep what it reads
+        self._images_NHWC = np.ascontiguousarray(images_NHWC)
+        self._request.set_input_tensor(openvino.Tensor(self._images_NHWC, shared_memory=True))
+        self._request.start_async()
+        self._request.wait()
+        return {name: self._request.get_tensor(name).data.copy() for name in outputs}
 
 
 @cache
@@ -105,10 +115,11 @@ def reason(error: Exception) -> str:
     return str(error).strip().rpartition("\n")[2]
 
 
-def _compile(model: Path, precision: str, threads: int | None) -> openvino.CompiledModel:
+def _compile(model: Path, precision: str, threads: int | None, lanes: int) -> openvino.CompiledModel:
     computes_in = "bf16" if precision == "bf16" else "f32"
     settings: dict[str, str | int] = {
-        "PERFORMANCE_HINT": "THROUGHPUT",
+        "PERFORMANCE_HINT": "LATENCY" if lanes == 1 else "THROUGHPUT",
+        "PERFORMANCE_HINT_NUM_REQUESTS": lanes,
         "INFERENCE_PRECISION_HINT": computes_in,
         "ENABLE_CPU_PINNING": False,  # threads that decode images, and other processes, share the cores
     }

@@ -11,35 +11,114 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from dann.infer import cuda
 from dann.infer.bundle import Artefact, Bundle, BundleError
+from dann.infer.cores import usable_cores
 from dann.infer.errors import DannError, UnavailableError
+from dann.infer.lanes import Lanes
 from dann.infer.versions import check_version
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_CUDA_LANES = 2  # one is brought to the device, one is computed
 
 
 class OrtEngine:
-    """An ONNX model of a bundle in an ONNX Runtime session; see :class:`dann.infer.engine.Engine`."""
+    """An ONNX model of a bundle in an ONNX Runtime session; see :class:`dann.infer.engine.Engine`.
 
-    def __init__(self, bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None):
+    On the CPU the threads are shared among the lanes: with as many of both, each batch is computed by the thread that
+    brings it, and none waits for another. On CUDA a lane has buffers of its own.
+    """
+
+    def __init__(self, bundle: Bundle, artefact: Artefact, *, device: str, threads: int | None, lanes: int = 1):
         self.artefact = artefact
         check_version(artefact, "onnxruntime", onnxruntime.__version__, "upgrade it, or take another --precision")
         model = bundle.file(artefact)
-        self._session, served_by = _open_session(model, device, session_options(threads))
+        self.lanes = min(lanes, threads or usable_cores())
+        per_lane = threads if self.lanes == 1 else (threads or usable_cores()) // self.lanes
+        self._session, served_by = _open_session(model, device, session_options(per_lane))
         _check_is(self._session, model, artefact)
         self._output_names = [output.name for output in self._session.get_outputs()]
+        self.elsewhere = served_by.startswith("cuda")
+        if self.elsewhere:
+            self.lanes = _CUDA_LANES
+            index = int(served_by.partition(" ")[0].removeprefix("cuda:"))
+            self._lanes = Lanes(lambda: OnDevice(self._session, "cuda", index), self.lanes)
+        else:
+            self._lanes = Lanes(lambda: OnCpu(self._session), self.lanes)
         precision = "" if artefact.precision == "fp32" else f"{artefact.precision} in "
         self.description = f"{precision}onnxruntime {onnxruntime.__version__} on {served_by}"
 
     def run(self, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
         try:
-            outputs = self._session.run(self._output_names, {self._session.get_inputs()[0].name: images_NHWC})
+            with self._lanes.lane() as lane:
+                outputs = lane.run(images_NHWC, self._output_names)
         except Exception as error:  # its exceptions share no base class
             raise DannError(f"onnxruntime failed on a batch of {len(images_NHWC)}: {_first_line(error)}") from error
-        return dict(zip(self._output_names, (np.asarray(output) for output in outputs), strict=True))
+        return dict(zip(self._output_names, outputs, strict=True))
 
     def close(self) -> None:
+        for lane in self._lanes.taken_down():
+            lane.close()
         del self._session
+
+
+class OnCpu:
+    """One batch at a time, from and to memory of the host."""
+
+    def __init__(self, session: onnxruntime.InferenceSession):
+        self._session = session
+
+    def run(self, batch: np.ndarray, outputs: list[str]) -> list[np.ndarray]:
+        values = self._session.run(outputs, {self._session.get_inputs()[0].name: batch})
+        return [np.asarray(value) for value in values]
+
+    def close(self) -> None:
+        pass
+
+
+class OnDevice:
+    """One batch at a time through buffers on a device, which stay for as long as batches have one shape.
+
+    The batch goes through pinned memory where cuda-python is installed, as only that is copied without a detour.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession, device: str, index: int):
+        self._session = session
+        self._place = device, index
+        self._host = self._input = None
+        self._pinned = cuda.Resources()
+
+    def run(self, batch: np.ndarray, outputs: list[str]) -> list[np.ndarray]:
+        try:
+            return self._run(batch, outputs)
+        except BaseException:
+            self.close()  # whoever uses it does so no more
+            raise
+
+    def _run(self, batch: np.ndarray, outputs: list[str]) -> list[np.ndarray]:
+        if self._host is None or (self._host.shape, self._host.dtype) != (batch.shape, batch.dtype):
+            self._make_buffers(batch)
+        assert self._host is not None and self._input is not None
+        self._host[:] = batch
+        self._input.update_inplace(self._host)
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input(self._session.get_inputs()[0].name, self._input)
+        for name in outputs:
+            binding.bind_output(name)  # to the host: a few numbers for each image
+        self._session.run_with_iobinding(binding)
+        return [value.numpy() for value in binding.get_outputs()]
+
+    def close(self) -> None:
+        self._host = self._input = None
+        self._pinned.close()
+
+    def _make_buffers(self, batch: np.ndarray) -> None:
+        self.close()
+        try:
+            self._host = self._pinned.pinned(batch.shape, batch.dtype.name)
+        except DannError:  # no cuda-python, or no memory that can be pinned
+            self._host = np.empty_like(batch)
+        self._input = onnxruntime.OrtValue.ortvalue_from_shape_and_type(batch.shape, batch.dtype.type, *self._place)
 
 
 def about() -> str:

@@ -8,6 +8,7 @@ Shapes: ``image_HWC`` is uint8 RGB of any size; the result is uint8 RGB (height,
 spec.
 """
 
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import cv2
 import numpy as np
 
 from dann.infer.errors import ImageError, UsageError, unknown_name
-from dann.infer.jpeg import jpeg_size
+from dann.infer.image_header import jpeg_scans, read_header
 
 Resize = Literal["stretch", "crop", "letterbox"]
 Interpolation = Literal["area", "linear", "cubic"]
@@ -25,6 +26,7 @@ Decoding = Literal["full", "reduced"]
 
 _CV2_INTERPOLATION = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 _LETTERBOX_GREY = 114
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,25 +68,65 @@ class PreprocessSpec:
                 raise unknown_name(field, given, allowed)
 
 
-def load_image(path: Path, spec: PreprocessSpec) -> np.ndarray:
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What is not decoded, as it could take all memory, or minutes. It is known before decoding begins."""
+
+    max_pixels: int = 64_000_000
+    """Rows times columns."""
+
+    max_bytes: int = 2**29
+    """Of the file: 512 MiB, eight bytes for each of the pixels."""
+
+    max_jpeg_scans: int = 100
+    """A progressive JPEG has about ten. Each goes through the whole image once more."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("pixels", self.max_pixels), ("bytes", self.max_bytes), ("scans", self.max_jpeg_scans)):
+            if value < 1:
+                raise UsageError(f"the most {name} of an image are {value}; expected 1 or more")
+
+
+LIMITS = Limits()
+"""What holds where nothing else is said."""
+
+
+def load_image(path: Path | str, spec: PreprocessSpec, limits: Limits = LIMITS) -> np.ndarray:
     """The image file at ``path`` as the network sees it: uint8 RGB (height, width, 3).
 
-    EXIF orientation is applied. Raises :class:`ImageError` where the file cannot be read or decoded.
+    EXIF orientation is applied. Raises :class:`ImageError` where the file cannot be read or decoded, or is beyond
+    ``limits``.
     """
-    data = read_bytes(path)
-    return fit(decode(data, reduction(data, spec)), spec)
+    return image_of(read_bytes(path, limits), spec, limits)
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of the regular file ``path``; :class:`ImageError` where it cannot be read."""
+def image_of(data: bytes, spec: PreprocessSpec, limits: Limits = LIMITS) -> np.ndarray:
+    """The content of an image file as the network sees it, see :func:`load_image`."""
+    return fit(decode(data, reduction(data, spec), limits), spec)
+
+
+def read_bytes(path: Path | str, limits: Limits = LIMITS) -> bytes:
+    """The content of the regular file ``path``; :class:`ImageError` where it cannot be read, or is too large.
+
+    Nothing else is opened: a pipe would wait for ever, and a device may do anything.
+    """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-            raise ImageError("cannot be read: not a regular file")
-        return path.read_bytes()
+        _check_regular(os.stat(path), limits)
+        handle = os.open(path, _OPEN_FLAGS)  # what replaced the file since does not wait either
+        with open(handle, "rb", buffering=0) as file:
+            _check_regular(os.fstat(handle), limits)
+            return file.readall()
     except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or error}") from error
+        raise ImageError(f"cannot be read: {error.strerror or error}", "cannot be read") from error
     except ValueError as error:  # a null byte in the path
-        raise ImageError(f"cannot be read: {error}") from error
+        raise ImageError(f"cannot be read: {error}", "cannot be read") from error
+
+
+def _check_regular(status: os.stat_result, limits: Limits) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError("cannot be read: not a regular file", "cannot be read")
+    if status.st_size > limits.max_bytes:
+        raise ImageError(f"has {status.st_size} bytes; at most {limits.max_bytes} are read", "too large")
 
 
 def reduction(data: bytes, spec: PreprocessSpec) -> int:
@@ -92,32 +134,46 @@ def reduction(data: bytes, spec: PreprocessSpec) -> int:
 
     The same for an image and its quarter turns, as EXIF may ask for one.
     """
-    size = jpeg_size(data) if spec.decode == "reduced" else None
-    if size is None:
+    header = read_header(data) if spec.decode == "reduced" and data[:2] == b"\xff\xd8" else None
+    if header is None:
         return 1
     shrinks = max if spec.resize == "letterbox" else min
     either_way = (spec.height, spec.width), (spec.width, spec.height)
-    room = min(shrinks(size[0] / height, size[1] / width) for height, width in either_way)
+    room = min(shrinks(header.height / height, header.width / width) for height, width in either_way)
     return next((factor for factor in (8, 4, 2) if factor <= room), 1)
 
 
-def decode(data: bytes, reduction: int = 1) -> np.ndarray:
-    """An encoded image (JPEG, PNG, WebP, BMP, TIFF, …) as uint8 RGB (H, W, 3), EXIF orientation applied.
+def decode(data: bytes, reduction: int = 1, limits: Limits = LIMITS) -> np.ndarray:
+    """An encoded image (JPEG, PNG, WebP, TIFF, BMP, GIF, PNM, JPEG 2000, AVIF) as uint8 RGB (H, W, 3).
 
-    ``reduction`` 2, 4 or 8 divides both sides, rounding up; JPEGs are faster then. Goes through ``imdecode``: unlike
-    ``imread`` it refuses truncated files instead of filling them with grey, and never sees the path, so any file name
-    works. Raises :class:`ImageError`.
+    EXIF orientation is applied. ``reduction`` 2, 4 or 8 divides both sides, rounding up; JPEGs are faster then. Goes
+    through ``imdecode``: unlike ``imread`` it refuses truncated files instead of filling them with grey, and never
+    sees the path, so any file name works. Raises :class:`ImageError`.
     """
-    if not data:
-        raise ImageError("is empty (0 bytes)")
+    check_header(data, limits)
     size = 0 if reduction == 1 else 8 * reduction  # OpenCV names the grey and the BGR flags alone: 16, 32 and 64
     try:
         image_HWC = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | size)
     except cv2.error as error:
         raise ImageError(f"cannot be decoded: {error.err}") from error
     if image_HWC is None:
-        raise ImageError("cannot be decoded: not an image, or truncated")
+        raise ImageError("cannot be decoded: damaged or truncated")
     return image_HWC
+
+
+def check_header(data: bytes, limits: Limits = LIMITS) -> None:
+    """Raise :class:`ImageError` for what is no image, or would take more to decode than ``limits`` allow."""
+    if not data:
+        raise ImageError("is empty (0 bytes)", "empty")
+    header = read_header(data)
+    if header is None:
+        raise ImageError("is not an image, or its header is damaged or truncated", "not an image")
+    if header.pixels > limits.max_pixels:
+        raise ImageError(
+            f"is {header.width}x{header.height} pixels; at most {limits.max_pixels} are decoded", "too large"
+        )
+    if header.format == "JPEG" and jpeg_scans(data, most=limits.max_jpeg_scans) > limits.max_jpeg_scans:
+        raise ImageError(f"is a JPEG of more than {limits.max_jpeg_scans} scans", "too large")
 
 
 def fit(image_HWC: np.ndarray, spec: PreprocessSpec) -> np.ndarray:

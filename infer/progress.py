@@ -9,13 +9,19 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """A context whose :meth:`update` may be called as often as one likes."""
+    """A context whose :meth:`update` may be called as often as one likes.
 
-    def __init__(self, title: str, *, stream: TextIO | None = None, quiet: bool = False):
+    With ``unit``, the name of what is counted, it says how many of them are done a second, and how long the rest takes,
+    from the first update on.
+    """
+
+    def __init__(self, title: str, *, unit: str | None = None, stream: TextIO | None = None, quiet: bool = False):
         self.title = title
+        self.unit = unit
         self.stream = stream or sys.stderr
         self.quiet = quiet or self.stream is None  # a daemon may have no standard error
         self._began = self._line_due = time.monotonic()
+        self._before: int | None = None
         self._text = ""
         self._bar = None
 
@@ -28,18 +34,24 @@ class Progress:
 
     def update(self, done: int, total: int, text: str = "") -> None:
         """``done`` of ``total``; ``text``, if any, stays until the next one."""
-        self._text = text or self._text
+        now, rate = time.monotonic(), 0.0
+        if self.unit and self._before is None:
+            self._began, self._before = now, done
+        elif self.unit and self._before is not None:
+            rate = (done - self._before) / max(now - self._began, 1e-9)
+        seconds = now - self._began
+        self._text = f"{rate:.0f} {self.unit}/s" if self.unit else text or self._text
         if self._bar is not None:
             self._bar.update(self._task, completed=done, total=total, text=self._text)
-        elif not self.quiet and (time.monotonic() >= self._line_due or done == total):
-            self._line_due = time.monotonic() + _SECONDS_BETWEEN_LINES
-            seconds = time.monotonic() - self._began
-            print(f"{self.title}: {done}/{total} {self._text} ({seconds:.0f} s)", file=self.stream, flush=True)
+        elif not self.quiet and (now >= self._line_due and done != self._before or done == total):
+            self._line_due = now + _SECONDS_BETWEEN_LINES
+            left = f", {(total - done) / rate:.0f} s left" if 0 < rate and done < total else ""
+            print(f"{self.title}: {done}/{total} {self._text} ({seconds:.0f} s{left})", file=self.stream, flush=True)
 
     def message(self, text: str) -> None:
         """A line that stays, above the bar if there is one."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif not self.quiet:
             print(text, file=self.stream, flush=True)
 
@@ -62,4 +74,5 @@ def _rich_bar(stream: TextIO):
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}", markup=False),
         console=Console(file=stream),
+        refresh_per_second=4,  # drawing takes the interpreter lock, which threads that decode need
     )

@@ -6,7 +6,6 @@ with the installed package and then with the device, and the file is hashed; onl
 Two batches may be under way, each in a slot of its own: the host prepares one while the device computes the other.
 """
 
-from collections import deque
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from dann.infer import cuda
 from dann.infer.bundle import Artefact, Bundle, BundleError
 from dann.infer.errors import DannError, UnavailableError
+from dann.infer.lanes import Lanes
 from dann.infer.tensorrt_names import TensorRT, installed_version, load, logger, said
 from dann.infer.tensorrt_slot import Slot
 from dann.infer.versions import check_version, numbers
@@ -32,6 +32,9 @@ class TensorRtEngine:
     for that and newer. Raises :class:`UnavailableError` where it cannot run here, with the line that rebuilds it.
     """
 
+    lanes = _SLOTS
+    elsewhere = True
+
     def __init__(self, bundle: Bundle, artefact: Artefact, *, device: str):
         self.artefact = artefact
         here = installed_version(artefact.format)
@@ -42,40 +45,23 @@ class TensorRtEngine:
         self._use_device()
         self._engine = _deserialised(self._trt, plan, artefact)
         self._smallest, self._largest = _limits(self._trt, self._engine, artefact)
-        self._free = [self._slot()]
-        self._busy: deque[Slot] = deque()
+        self._slots = Lanes(self._slot, _SLOTS)
+        with self._slots.lane():  # what does not fit is found out now
+            pass
         precision = "" if artefact.precision == "fp32" else f"{artefact.precision} in "
         why = " (auto: CUDA works here)" if device == "auto" else ""
         self.description = f"{precision}{self._trt} on cuda:{self._device}{why}"
 
     def run(self, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
-        self.submit(images_NHWC)
-        return self.collect()
-
-    def submit(self, images_NHWC: np.ndarray) -> None:
-        """Begin a batch. Two may be under way; :meth:`collect` gives their outputs in the order they were begun."""
         self._check_batch(images_NHWC)
-        if len(self._busy) == _SLOTS:
-            raise DannError(f"{_SLOTS} batches are under way; collect one before the next is submitted")
         self._use_device()
-        slot = self._free.pop() if self._free else self._slot()
-        slot.begin(images_NHWC)  # where it fails, the next batch gets a new one
-        self._busy.append(slot)
-
-    def collect(self) -> dict[str, np.ndarray]:
-        """The outputs of the oldest batch under way, as :meth:`run` gives them."""
-        self._use_device()
-        slot = self._busy.popleft()
-        outputs = slot.end()
-        self._free.append(slot)
-        return outputs
+        with self._slots.lane() as slot:
+            slot.begin(images_NHWC)
+            return slot.end()
 
     def close(self) -> None:
-        slots = [*self._free, *self._busy]
-        self._free.clear()
-        self._busy.clear()
         with ExitStack() as stack:
-            for slot in slots:
+            for slot in self._slots.taken_down():
                 stack.callback(slot.close)
             self._use_device()
         self._engine = None

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dann.infer.errors import DannError, UsageError
 from dann.infer.preprocess import PreprocessSpec
-from dann.infer.results import WholeFile
+from dann.infer.whole_file import WholeFile
 from dann.train.data_spec import Found, Pixels, Role, Split, find
 from dann.train.image_set import images_from_arrays, images_from_files
 from dann.train.named_sets import default_data_root

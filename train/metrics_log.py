@@ -10,7 +10,7 @@ from typing import Any
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from dann.infer.errors import DannError
-from dann.infer.results import WholeFile
+from dann.infer.whole_file import WholeFile
 
 
 class MetricsLog:

@@ -55,17 +55,26 @@ def slow_images(finished: Path) -> str:
 
 
 @SIGNALS
-def test_a_stopped_inference_leaves_the_earlier_file_and_no_other(
+def test_a_stopped_inference_leaves_the_earlier_file_and_goes_on(
     number: signal.Signals, exit_code: int, slow_images: str, finished: Path
 ):
     Path("preds.csv").write_text("earlier")
     before = sorted(path for path in finished.iterdir())
-    options = "--workers 1 --batch-size 1 --out-path preds.csv".split()
-    ran = stopped_at("infer: 1/500", start("infer", "--test-loc", slow_images, *options), number)
+    words = ("infer", "--test-loc", slow_images, *"--workers 1 --batch-size 1".split())
+    ran = stopped_at("infer: 1/500", start(*words, "--out-path", "preds.csv"), number)
     said = "interrupted" if number == signal.SIGINT else "terminated"
-    assert (ran.exit_code, ran.stdout, ran.stderr) == (exit_code, "", f"error: {said}\n")
+    told = re.fullmatch(f"error: {said}; (\\d+) of 500 rows are kept: add --resume to go on from there\n", ran.stderr)
+    assert (ran.exit_code, ran.stdout) == (exit_code, "") and told, ran
     assert Path("preds.csv").read_text() == "earlier"
-    assert sorted(path for path in finished.iterdir()) == before
+    journal = finished / ".preds.csv.dann-journal"
+    assert sorted(path for path in finished.iterdir()) == sorted([*before, journal])
+    for path in sorted((finished / slow_images).iterdir())[20:]:  # they would take long
+        path.unlink()
+    kept = int(told[1])
+    again = done(*words, "--out-path", "preds.csv", "--resume")
+    assert f"{kept} of 20 rows are there already" in again.stderr and 0 < kept < 20, again
+    done(*words, "--out-path", "whole.csv")
+    assert Path("preds.csv").read_bytes() == Path("whole.csv").read_bytes() and not journal.exists()
 
 
 @SIGNALS

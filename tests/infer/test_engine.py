@@ -1,5 +1,6 @@
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from dann.infer.bundle import Bundle, BundleError, file_hash, read_bundle
 from dann.infer.engine import open_artefact, open_engine
 from dann.infer.errors import DannError, UnavailableError, UsageError
+from dann.infer.lanes import Lanes
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs an ONNX Runtime: dann[cpu] or dann[gpu]")
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -134,6 +136,63 @@ def test_a_batch_that_onnxruntime_refuses_is_an_error_of_ours(bundle):
     engine = open_engine(read_bundle(bundle), device="cpu")
     with pytest.raises(DannError, match="failed on a batch of 1"):
         engine.run(np.zeros((1, 9, 9, 3), np.uint8))
+
+
+# several threads -------------------------------------------------------------------------------------------------
+
+
+def random_batches(count):
+    return np.random.default_rng(0).integers(0, 256, (count, 4, 8, 8, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("threads", "lanes", "expected"), [(1, 4, 1), (2, 4, 2), (4, 2, 2), (4, 1, 1)])
+def test_threads_are_shared_among_batches_that_are_computed_at_once(make_bundle, threads, lanes, expected):
+    engine = open_engine(read_bundle(make_bundle("conv")), device="cpu", threads=threads, lanes=lanes)
+    assert (engine.lanes, engine.elsewhere) == (expected, False)
+    batches = random_batches(12)
+    one_by_one = [engine.run(batch)["logits"] for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(lambda batch: engine.run(batch)["logits"], batches))
+    assert np.array_equal(one_by_one, at_once)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_numbers_do_not_depend_on_how_threads_are_shared(make_bundle, threads):
+    bundle = read_bundle(make_bundle("conv"))
+    alone = open_engine(bundle, device="cpu", threads=1)
+    shared = open_engine(bundle, device="cpu", threads=threads, lanes=threads)
+    together = open_engine(bundle, device="cpu", threads=threads, lanes=1)
+    for batch in random_batches(3):
+        assert np.array_equal(alone.run(batch)["logits"], shared.run(batch)["logits"])
+        assert np.array_equal(alone.run(batch)["logits"], together.run(batch)["logits"])
+
+
+def test_a_batch_goes_through_buffers_of_a_device(make_bundle):
+    """On the CPU as the device: the calls are those that CUDA gets."""
+    from dann.infer.ort_engine import OnDevice
+
+    session = onnxruntime.InferenceSession(make_bundle("conv") / "model.onnx", providers=["CPUExecutionProvider"])
+    lane, names = OnDevice(session, "cpu", 0), ["logits", "probabilities"]
+    first, second, third = random_batches(3)
+    kept = lane.run(first, names)
+    for batch in (second, third[:2], first):
+        expected = session.run(names, {"images": batch})
+        assert all(np.array_equal(*pair) for pair in zip(lane.run(batch, names), expected, strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(kept, session.run(names, {"images": first}), strict=True))
+    lane.close()
+
+
+def test_a_lane_that_failed_is_not_used_again():
+    made = iter("abc")
+    lanes = Lanes(lambda: next(made), 2)
+    with lanes.lane() as first:
+        assert first == "a"
+    with pytest.raises(ValueError, match="broken"), lanes.lane() as again:
+        assert again == "a"
+        raise ValueError("broken")
+    with lanes.lane() as fresh, lanes.lane() as other:
+        assert (fresh, other) == ("b", "c")
+    assert sorted(lanes.taken_down()) == ["b", "c"] and lanes.taken_down() == []
 
 
 # which engine ----------------------------------------------------------------------------------------------------

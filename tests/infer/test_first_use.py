@@ -25,6 +25,7 @@ class Counting:
     def __init__(self, engine: Engine):
         self.engine, self.batches = engine, 0
         self.artefact, self.description = engine.artefact, engine.description
+        self.lanes, self.elsewhere = engine.lanes, engine.elsewhere
 
     def run(self, images_NHWC: np.ndarray) -> dict[str, np.ndarray]:
         self.batches += 1

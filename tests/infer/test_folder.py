@@ -31,7 +31,7 @@ def test_every_input_has_a_row_and_the_summary_counts_them(bundle, pictures, tmp
         ("z.png", "blue", "ok"),
     ]
     assert (summary.images, summary.failed, summary.exit_code) == (9, 3, 3)
-    assert summary.errors == {"cannot be decoded: not an image, or truncated": 2, "is empty (0 bytes)": 1}
+    assert summary.errors == {"empty": 1, "cannot be decoded": 1, "not an image": 1}
     assert summary.images_per_second == 9 / summary.seconds > 0
     assert "on cpu" in summary.engine
 
@@ -91,24 +91,47 @@ def test_progress_counts_up_to_the_number_of_images(bundle, pictures, tmp_path):
         pictures,
         tmp_path / "preds.csv",
         device="cpu",
+        workers=1,
+        batch_size=2,
         on_progress=lambda *call: calls.append(call),
     )
-    assert calls == [(done, 9) for done in range(1, 10)]
+    assert calls == [(0, 9), (2, 9), (4, 9), (6, 9), (8, 9), (9, 9)]
 
 
-def test_an_interrupt_keeps_the_earlier_file_and_leaves_no_other(bundle, pictures, tmp_path):
+def interrupting(rows):
+    def on_progress(done, total):
+        if done >= rows:
+            raise KeyboardInterrupt
+
+    return on_progress
+
+
+def test_an_interrupt_keeps_the_earlier_file_and_what_was_done(bundle, pictures, tmp_path):
     out = tmp_path / "out" / "preds.csv"
     out.parent.mkdir()
     out.write_text("old\n")
-
-    def interrupt(done, total):
-        if done == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        classify_folder(bundle, pictures, out, device="cpu", batch_size=2, on_progress=interrupt)
+    options = {"device": "cpu", "batch_size": 2, "workers": 1}
+    with pytest.raises(KeyboardInterrupt) as raised:
+        classify_folder(bundle, pictures, out, on_progress=interrupting(4), **options)
+    assert raised.value.__notes__ == ["4 of 9 rows are kept: add --resume to go on from there"]
     assert out.read_text() == "old\n"
+    assert sorted(os.listdir(out.parent)) == [".preds.csv.dann-journal", "preds.csv"]
+    summary = classify_folder(bundle, pictures, out, resume=True, **options)
+    assert (summary.images, summary.resumed) == (9, 4)
+    assert summary.errors == {"empty": 1, "cannot be decoded": 1, "not an image": 1}
     assert os.listdir(out.parent) == ["preds.csv"]
+    classify_folder(bundle, pictures, tmp_path / "whole.csv", **options)
+    assert out.read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_an_interrupt_before_the_first_row_leaves_nothing(bundle, pictures, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        classify_folder(bundle, pictures, tmp_path / "out" / "preds.csv", device="cpu", on_progress=interrupt)
+    assert os.listdir(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
+import io
 import os
+from pathlib import Path
 
 import pytest
 
@@ -111,11 +113,9 @@ def test_a_missing_path_is_refused(tmp_path, monkeypatch, location):
         find_images(location)
 
 
-@pytest.mark.parametrize(
-    "location", ["empty", "text", "text/notes.txt", "text/*.txt", "text/pipe.png", "text/loop.png"]
-)
+@pytest.mark.parametrize("location", ["empty", "text", "text/notes.md", "text/*.md", "text/pipe.png", "text/loop.png"])
 def test_a_place_without_images_is_refused_with_what_was_looked_for(tmp_path, monkeypatch, location):
-    monkeypatch.chdir(touch(tmp_path, "text/notes.txt"))
+    monkeypatch.chdir(touch(tmp_path, "text/notes.md"))
     (tmp_path / "empty").mkdir()
     os.mkfifo(tmp_path / "text" / "pipe.png")
     (tmp_path / "text" / "loop.png").symlink_to("loop.png")
@@ -130,3 +130,39 @@ def test_a_sub_folder_that_cannot_be_listed_is_not_skipped_silently(world_folder
         find_images(world_folder)
     assert raised.value.exit_code == 1
     (world_folder / "closed").chmod(0o755)
+
+
+def test_only_the_folder_itself_is_searched_where_it_is_asked_for(tmp_path):
+    touch(tmp_path, "a.png", "sub/b.png")
+    assert [image.name for image in find_images(tmp_path, recursive=False)] == ["a.png"]
+
+
+# lists ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_list_is_taken_as_it_is(tmp_path):
+    (tmp_path / "some.txt").write_bytes(b"z.png\n\nsub/a.jpg\r\n/elsewhere/b\n=c.png\nz.png\nlatin-\xe9.png")
+    odd = os.fsdecode(b"latin-\xe9.png")
+    assert names(tmp_path / "some.txt") == ["z.png", "sub/a.jpg", "/elsewhere/b", "./=c.png", "z.png", odd]
+    paths = [image.path for image in find_images(tmp_path / "some.txt")]
+    assert paths[:3] == [tmp_path / "z.png", tmp_path / "sub/a.jpg", Path("/elsewhere/b")]
+
+
+def test_null_bytes_separate_names_of_any_characters(tmp_path):
+    (tmp_path / "some.lst").write_bytes(b"line\nbreak.png\0cr\r\0a.png\0")
+    assert names(tmp_path / "some.lst") == ["line\nbreak.png", "cr\r", "a.png"]
+
+
+def test_standard_input_is_a_list_from_the_working_folder(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"b.png\na.png\n")))
+    assert [(image.name, image.path) for image in find_images("-")] == [
+        ("b.png", Path("b.png")),
+        ("a.png", Path("a.png")),
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"\0"])
+def test_a_list_of_nothing_is_refused(tmp_path, content):
+    (tmp_path / "some.txt").write_bytes(content)
+    with pytest.raises(UsageError, match="some.txt' lists no images; expected a path on each line"):
+        find_images(tmp_path / "some.txt")

@@ -1,5 +1,7 @@
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -10,7 +12,7 @@ from dann.infer.bundle import read_bundle
 from dann.infer.engine import open_engine
 from dann.infer.errors import UsageError
 from dann.infer.images import find_images
-from dann.infer.predict import LOOK_AHEAD, Classifier
+from dann.infer.predict import Classifier
 
 pytest.importorskip("onnxruntime", reason="needs an ONNX Runtime: dann[cpu] or dann[gpu]")
 
@@ -103,15 +105,15 @@ def test_images_are_taken_only_a_few_batches_ahead(classifier, pictures):
     for _ in range(10):
         next(predictions)
     predictions.close()
-    assert taken <= 10 + (LOOK_AHEAD + 1) * classifier.batch_size
+    assert 10 <= taken <= 10 + (classifier.engine.lanes + 2) * classifier.batch_size
 
 
 def test_stopping_early_ends_the_decode_threads(classifier, pictures):
     predictions = classifier.predict([pictures / "a.png"] * 50)
     next(predictions)
-    assert any(thread.name.startswith("dann-decode") for thread in threading.enumerate())
+    assert any(thread.name.startswith("dann-infer") for thread in threading.enumerate())
     predictions.close()
-    assert not any(thread.name.startswith("dann-decode") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("dann-infer") for thread in threading.enumerate())
 
 
 def test_opencv_uses_one_thread_while_the_pool_decodes(classifier, pictures):
@@ -139,6 +141,7 @@ def test_an_answer_that_is_not_a_number_is_an_error(bundle, pictures):
         """The engine, with the probabilities of the first image of each batch lost."""
 
         artefact, description, close = engine.artefact, engine.description, engine.close
+        lanes, elsewhere = engine.lanes, engine.elsewhere
 
         def run(self, images_NHWC):
             outputs = engine.run(images_NHWC)
@@ -166,12 +169,13 @@ def test_numbers_that_make_no_sense_are_refused(bundle, options, message):
         Classifier.load(bundle, **options)
 
 
-def test_the_batch_size_is_the_models_usual_one_and_within_its_limits(make_bundle):
-    bundle = make_bundle(batch={"min": 2, "opt": 4, "max": 8})
+@pytest.mark.parametrize(("least", "most", "expected"), [(2, 16, 8), (2, 6, 6), (12, 16, 12), (1, None, 8)])
+def test_the_batch_size_on_a_cpu_is_8_as_far_as_the_model_takes_it(make_bundle, least, most, expected):
+    bundle = make_bundle(batch={"min": least, "opt": most or 32, "max": most})
     with Classifier.load(bundle, device="cpu") as classifier:
-        assert classifier.batch_size == 4
-    for size in (1, 9):
-        with pytest.raises(UsageError, match="accepts 2 to 8"):
+        assert classifier.batch_size == expected
+    for size in [least - 1, *([most + 1] if most else [])]:
+        with pytest.raises(UsageError, match=f"accepts {least} to {most or 'any number'}"):
             Classifier.load(bundle, batch_size=size)
 
 
@@ -189,3 +193,33 @@ def test_the_decode_pool_has_a_thread_per_usable_core(bundle):
 def test_one_path_where_several_are_expected_is_refused(classifier, single):
     with pytest.raises(UsageError, match="one path was given, 'a.png'; expected several"):
         next(classifier.predict(single))
+
+
+def test_several_threads_may_use_one_classifier(make_bundle, draw, tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [draw(tmp_path / f"{n}.png", rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)) for n in range(20)]
+    cv2.setNumThreads(2)
+    with Classifier.load(make_bundle("conv"), device="cpu", batch_size=3, workers=2, threads=2) as classifier:
+        expected = [p.probability for p in classifier.predict(paths)]
+
+        def use(_):
+            return [p.probability for p in classifier.predict(paths)]
+
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(use, range(8))) == [expected] * 8
+    assert cv2.getNumThreads() == 2
+
+
+def test_features_of_all_images_are_one_array(classifier, pictures):
+    features_ND = classifier.embed([pictures / name for name in ("b.png", "text.jpg", "z.png")])
+    assert features_ND.dtype == np.float32
+    assert features_ND[[0, 2]].tolist() == [[0, 1, 0], [0, 0, 1]] and np.isnan(features_ND[1]).all()
+    assert classifier.embed([]).shape == (0, 3)
+
+
+def test_a_bundle_without_features_says_how_to_get_them(make_bundle, pictures):
+    with Classifier.load(make_bundle(), device="cpu") as classifier:
+        artefact = classifier.engine.artefact
+        classifier.engine.artefact = replace(artefact, outputs=artefact.outputs[:2])
+        with pytest.raises(UsageError, match="dann export --with-features"):
+            classifier.embed([pictures / "a.png"])

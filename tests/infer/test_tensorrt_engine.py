@@ -17,6 +17,7 @@ from fake_gpu import FakeCuda, FakeTensorRT
 from dann.infer.bundle import Artefact, Bundle, BundleError, file_hash, read_bundle
 from dann.infer.errors import DannError, UnavailableError
 from dann.infer.tensorrt_engine import TensorRtEngine
+from dann.infer.tensorrt_slot import Slot
 
 BUILT = {"tensorrt": "10.13.3.9", "compute_capability": "8.6"}
 
@@ -101,17 +102,41 @@ def test_batches_of_one_size_become_a_graph_and_others_end_it(machine: Machine):
     assert machine.cuda.living == {}
 
 
-def test_two_batches_are_under_way_and_come_in_order(machine: Machine):
+def at_once(engine: TensorRtEngine, *batches: tuple[int, ...]) -> list[BaseException]:
+    """Run batches in a thread each, and check them; what failed."""
+    failures: list[BaseException] = []
+
+    def use(channels: tuple[int, ...]) -> None:
+        try:
+            check(engine.run(batch(*channels)), *channels)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=use, args=(channels,)) for channels in batches]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return failures
+
+
+def test_two_threads_have_a_batch_under_way_each_and_a_third_waits(machine: Machine, monkeypatch: pytest.MonkeyPatch):
     engine = machine.open()
-    for first, second in [((0, 1), (1, 2, 0)), ((2, 2), (0, 0, 1)), ((1, 0), (2, 1, 2))]:
-        engine.submit(batch(*first))
-        engine.submit(batch(*second))
-        with pytest.raises(DannError, match="2 batches are under way; collect one before"):
-            engine.submit(batch(0, 0))
-        check(engine.collect(), *first)
-        check(engine.collect(), *second)
-    assert machine.cuda.calls.count("cudaStreamCreateWithFlags") == 2
-    engine.submit(batch(0, 0))
+    end, both, under_way, most = Slot.end, threading.Barrier(2, timeout=30), 0, 0
+
+    def end_when_both_have_begun(slot: Slot) -> dict[str, np.ndarray]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        both.wait()
+        outputs = end(slot)
+        under_way -= 1
+        return outputs
+
+    monkeypatch.setattr(Slot, "end", end_when_both_have_begun)
+    for _ in range(5):
+        assert at_once(engine, (0, 1), (1, 2, 0), (2, 2), (0, 0, 1)) == []
+    assert (engine.lanes, most, machine.cuda.calls.count("cudaStreamCreateWithFlags")) == (2, 2, 2)
     engine.close()
     assert machine.cuda.living == {}
 
@@ -177,10 +202,11 @@ def use_all(machine: Machine) -> None:
     try:
         for channels in [(0, 1, 2), (1, 1, 1), (2, 0, 1), (0, 1)]:
             check(engine.run(batch(*channels)), *channels)
-        engine.submit(batch(0, 0))
-        engine.submit(batch(1, 1))
-        check(engine.collect(), 0, 0)
-        check(engine.collect(), 1, 1)
+        slot = engine._slots._free.pop()  # as if another thread used it
+        try:
+            check(engine.run(batch(1, 1)), 1, 1)
+        finally:
+            engine._slots._free.append(slot)
     finally:
         engine.close()
 

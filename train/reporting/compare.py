@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dann.infer.errors import Diverged, Interrupted, UsageError
-from dann.infer.results import WholeFile
+from dann.infer.whole_file import WholeFile
 from dann.train.config import with_method
 from dann.train.distributed import started_by_torchrun
 from dann.train.domains import draw_missing_cars, located, open_domains

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from dann.infer.results import WholeFile
+from dann.infer.whole_file import WholeFile
 from dann.train.config import to_toml
 from dann.train.domains import specs
 from dann.train.reporting import report_parts
