@@ -706,6 +706,7 @@ def verify(bundle: str | None, runs: Path, threads: int | None) -> None:
 @click.option("--workers", type=int, help="Threads that decode and, on a CPU, compute.  [default: one per core]")
 @click.option("--threads", type=int, help="Of those, how many compute at once.  [default: all]")
 @click.option("--quiet", is_flag=True, help="No progress and no summary.")
+@click.argument("others", nargs=-1, metavar="")
 def infer(
     bundle: str | None,
     checkpoint: str | None,
@@ -715,6 +716,7 @@ def infer(
     batch: str,
     max_pixels: int,
     quiet: bool,
+    others: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Classify images with an exported network, without torch.
@@ -732,6 +734,11 @@ def infer(
     from dann.infer.preprocess import Limits
     from dann.infer.progress import Progress
 
+    if others:
+        raise UsageError(
+            f"--test-loc is {test_loc!r}, and {others[0]!r} follows; quote a pattern, as in --test-loc 'imgs/*.jpg', "
+            "or list paths in a .txt file"
+        )
     if bundle is not None and checkpoint is not None:
         raise UsageError("--bundle and --checkpoint both say what to infer with; give one of them")
     if batch != "auto":

@@ -27,7 +27,8 @@ class Stages:
 
     def __str__(self) -> str:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in self.shares().items())
-        return f"{self.threads} threads: {shares}; the bottleneck is {self.bottleneck}"
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{threads}: {shares}; the bottleneck is {self.bottleneck}"
 
 
 @dataclass(frozen=True, kw_only=True)

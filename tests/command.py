@@ -52,12 +52,14 @@ def refused(ran: Ran, exit_code: int, *parts: str) -> None:
     assert [part for part in parts if part not in last] == [], last
 
 
-def start(*words: str | Path, before: str = "", own_session: bool = False) -> subprocess.Popen[str]:
+def start(
+    *words: str | Path, before: str = "", own_session: bool = False, stdin: int | None = None
+) -> subprocess.Popen[str]:
     """``dann WORDS…`` in a process of its own, after the Python statement ``before``; ``own_session`` as a terminal."""
     code = f"{before}\nfrom dann.cli import main\nmain(prog_name='dann')"
     command = [sys.executable, "-c", code, *map(str, words)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=own_session)
+    return subprocess.Popen(command, stdin=stdin, stdout=pipe, stderr=pipe, text=True, start_new_session=own_session)
 
 
 def outcome(process: subprocess.Popen[str]) -> Ran:

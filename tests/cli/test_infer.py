@@ -2,9 +2,12 @@
 
 import csv
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import DATA, NETWORK, TINY, dann, done, outcome, refused, start
 
@@ -79,6 +82,86 @@ def test_nothing_is_printed_where_results_go(finished: Path):
     assert dann("infer", "--test-loc", "labelled", *OUT, "--quiet").stderr == ""
 
 
+def test_rows_as_json(finished: Path):
+    done("infer", "--test-loc", "labelled", *OUT, "--probs")
+    done("infer", "--test-loc", "labelled", "--out-path", "preds.jsonl", "--probs")
+    lines = [json.loads(line) for line in Path("preds.jsonl").read_text().splitlines()]
+    assert [(line["path"], line["label"], f"{line['p_noon']:.6f}") for line in lines] == [
+        (row["path"], row["label"], row["p_noon"]) for row in rows()
+    ]
+    assert done("infer", "--test-loc", "labelled", "--out-path", "-", "--format", "jsonl", "--probs").stdout == (
+        Path("preds.jsonl").read_text()
+    )
+
+
+def test_rows_go_to_standard_output_and_the_rest_to_standard_error(finished: Path):
+    done("infer", "--test-loc", "labelled", *OUT)
+    ran = done("infer", "--test-loc", "labelled", "--out-path", "-", "--labels", "folder")
+    assert ran.stdout == Path("preds.csv").read_text()
+    assert "16 images → -" in ran.stderr and "rows: true class" in ran.stderr
+
+
+def test_a_list_keeps_its_order_and_each_entry_has_a_row(finished: Path):
+    names = ["noon/3.png", "night/0.png", "noon/gone.png", "noon/3.png"]
+    Path("labelled/some.txt").write_text("\n".join(names))
+    assert dann("infer", "--test-loc", "labelled/some.txt", *OUT).exit_code == 3
+    assert [row["path"] for row in rows()] == names
+    assert [row["status"] for row in rows()] == ["ok", "ok", "error", "ok"]
+    assert "No such file" in rows()[2]["error"]
+
+
+@pytest.mark.parametrize("separator", ["\n", "\0"])
+def test_standard_input_lists_images(separator: str, finished: Path):
+    process = start("infer", "--test-loc", "-", *OUT, stdin=subprocess.PIPE)
+    _, stderr = process.communicate(separator.join(["labelled/noon/3.png", "labelled/night/0.png"]))
+    assert process.returncode == 0, stderr
+    assert [row["path"] for row in rows()] == ["labelled/noon/3.png", "labelled/night/0.png"]
+
+
+def test_only_the_folder_itself_where_it_is_asked_for(finished: Path):
+    shutil.copy("labelled/noon/3.png", "labelled/top.png")
+    done("infer", "--test-loc", "labelled", *OUT, "--no-recursive")
+    assert [row["path"] for row in rows()] == ["top.png"]
+
+
+def test_features_are_an_array_in_the_order_of_the_rows(finished: Path, spoil):
+    names = spoil(finished / "labelled/noon")
+    done("export", "--with-features", "--out", "with")
+    ran = dann("infer", "--bundle", "with", "--test-loc", "labelled", *OUT, "--features", "features.npy")
+    assert ran.exit_code == 3, ran
+    features_ND = np.load("features.npy")
+    assert features_ND.dtype == np.float32 and features_ND.shape[0] == len(rows()) == 16 + len(names)
+    unread = [row["status"] == "error" for row in rows()]
+    assert (np.isnan(features_ND).all(axis=1) == unread).all() and np.isfinite(features_ND[~np.array(unread)]).all()
+    refused(dann("infer", "--test-loc", "labelled", *OUT, "--features", "f.npy"), 2, "dann export --with-features")
+
+
+def test_what_is_not_probable_enough_is_unknown(finished: Path):
+    done("infer", "--test-loc", "labelled", *OUT)
+    limit = sorted(float(row["probability"]) for row in rows())[8]
+    expected = [row["label"] if float(row["probability"]) >= limit else "unknown" for row in rows()]
+    done("infer", "--test-loc", "labelled", *OUT, "--min-probability", str(limit - 1e-6))
+    assert [row["label"] for row in rows()] == expected and 0 < expected.count("unknown") < 16
+
+
+def test_labels_of_folders_and_of_a_file_give_the_same_accuracy(finished: Path):
+    by_folder = done("infer", "--test-loc", "labelled", *OUT, "--labels", "folder").stdout
+    right = sum(row["label"] == row["path"].split("/")[0] for row in rows())
+    assert by_folder.startswith(f"accuracy {right / 16:.4f} ({right}/16)\nrows: true class")
+    lines = [f"labelled/{row['path']},{row['path'].split('/')[0]}" for row in rows()]
+    Path("labels.csv").write_text("\n".join(["path,label", *lines]))
+    assert done("infer", "--test-loc", "labelled", *OUT, "--labels", "labels.csv").stdout == by_folder
+    Path("labels.csv").write_text("\n".join(["path,label", *lines[:4], f"{lines[4].split(',')[0]},elsewhere"]))
+    ran = done("infer", "--test-loc", "labelled", *OUT, "--labels", "labels.csv")
+    assert "12 without a known label" in ran.stdout
+
+
+def test_the_summary_names_the_bottleneck(finished: Path):
+    ran = done("infer", "--test-loc", "labelled", *OUT, "--workers", "1", "--batch", "4")
+    assert "onnxruntime" in ran.stderr and ", 4 images at once" in ran.stderr
+    assert re.search(r"1 thread: reading \d+%, .*; the bottleneck is (reading|decoding|network|writing)\n", ran.stderr)
+
+
 # ---- images that cannot be read -----------------------------------------------------------------------------------
 
 
@@ -95,6 +178,23 @@ def test_where_no_image_can_be_read_there_is_still_a_file(finished: Path, spoil)
     spoil(finished / "spoiled")
     assert dann("infer", "--test-loc", "spoiled", *OUT).exit_code == 3
     assert [(row["label"], row["status"]) for row in rows()] == [("", "error")] * 4
+
+
+def test_a_run_may_stop_at_an_error_and_go_on_when_it_is_repaired(finished: Path, spoil):
+    spoil(finished / "labelled/noon")
+    whole = dann("infer", "--test-loc", "labelled", "--out-path", "whole.csv")
+    words = ["infer", "--test-loc", "labelled", *OUT, "--batch", "2", "--workers", "1"]
+    refused(dann(*words, "--on-error", "stop"), 1, "stopped at 'noon/", "repair it", "add --resume to go on")
+    refused(dann(*words, "--resume", "--max-errors", "2"), 1, "--max-errors", "add --resume to go on")
+    assert not Path("preds.csv").exists()
+    assert dann(*words, "--resume", "--max-errors", "4").exit_code == whole.exit_code == 3
+    assert Path("preds.csv").read_bytes() == Path("whole.csv").read_bytes()
+
+
+def test_images_of_too_many_pixels_are_errors(finished: Path):
+    ran = dann("infer", "--test-loc", "labelled", *OUT, "--max-pixels", "10")
+    assert ran.exit_code == 3 and "16 with an error: too large" in ran.stderr
+    assert "pixels; at most 10 are decoded" in rows()[0]["error"]
 
 
 # ---- what is refused ----------------------------------------------------------------------------------------------
@@ -116,6 +216,17 @@ def test_where_no_image_can_be_read_there_is_still_a_file(finished: Path, spoil)
         (["--runs", "empty"], 2, ["no run in 'empty' yet", "dann train"]),
         (["--top-k", "3"], 2, ["top-k is 3", "1 to 2"]),
         (["--batch-size", "0"], 2, ["batch size is 0"]),
+        (["--batch", "many"], 2, ["--batch is 'many'", "expected auto"]),
+        (["labelled/noon"], 2, ["'labelled/noon' follows", "quote a pattern"]),
+        (["--format", "xml"], 2, ["unknown format 'xml'", "csv, jsonl"]),
+        (["--labels", "nowhere.csv"], 2, ["nowhere.csv", "--labels takes 'folder'"]),
+        (["--on-error", "skip"], 2, ["'skip'", "row, stop"]),
+        (["--max-errors", "-1"], 2, ["-1 errors", "0 or more"]),
+        (["--max-pixels", "0"], 2, ["pixels of an image are 0"]),
+        (["--min-probability", "2"], 2, ["2.0", "expected 0 to 1"]),
+        (["--features", "no/where.npy"], 2, ["no', which is not a folder"]),
+        (["--features", "preds.csv"], 2, ["both to go to 'preds.csv'"]),
+        (["--out-path", "-", "--resume"], 2, ["standard output cannot be resumed"]),
         (["--workers", "0"], 2, ["0 decode workers", "expected 1 to"]),
         (["--threads", "0"], 2, ["0 engine threads", "expected 1 to"]),
         (["--device", "gpu"], 2, ["unknown device 'gpu'", "cuda:0"]),
