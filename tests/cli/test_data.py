@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import shutil
+import struct
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -87,7 +88,7 @@ def test_digits_are_fetched_blended_and_trained_on(mirror: str, photos: Path, pl
     assert ran.stdout.splitlines() == [
         str(own_data_root / f"MNIST-M/mnistm_{split}.npz") for split in ("train", "test")
     ]
-    assert f"left out {photos / 'text.jpg'}: cannot be decoded" in ran.stderr
+    assert f"left out {photos / 'text.jpg'}: is not an image" in ran.stderr
 
     ran = done("train", "--preset", "mnist-mnistm", *NETWORK, "--steps", "2")
     assert "/20)" in ran.stdout.splitlines()[2]  # tested on the 20 digits of MNIST-M's test split
@@ -95,11 +96,13 @@ def test_digits_are_fetched_blended_and_trained_on(mirror: str, photos: Path, pl
 
 def test_a_broken_photo_is_named_by_one_line(mirror: str, photos: Path, place: Path):
     (photos / "text.jpg").unlink()
-    (photos / "cut.bmp").write_bytes(b"BM")  # on which OpenCV has something to say too
+    (photos / "cut.bmp").write_bytes(
+        b"BM" + bytes(12) + struct.pack("<Iii", 40, 9, 9)
+    )  # on which OpenCV has something to say too
     done("data", "fetch", "mnist", "--mirror", mirror)
     lines = outcome(start("data", "mnistm", "--photos", photos)).stderr.splitlines()
     assert [line for line in lines if not line.startswith("mnistm: ")] == [
-        f"left out {photos / 'cut.bmp'}: cannot be decoded: not an image, or truncated"
+        f"left out {photos / 'cut.bmp'}: cannot be decoded: damaged or truncated"
     ]
 
 

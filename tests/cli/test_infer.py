@@ -325,6 +325,7 @@ def test_a_bundle_that_is_up_to_date_is_not_exported_again(finished: Path):
     assert (finished / "runs/tiny/bundle/manifest.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_bundle_that_is_damaged_is_exported_again_where_a_run_is_named(finished: Path):
     (finished / BUNDLE / "model.onnx").write_bytes(b"")
     refused(dann("infer", "--test-loc", "labelled", *OUT), 1, "model.onnx", "re-export")

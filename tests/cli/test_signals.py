@@ -28,6 +28,7 @@ def stopped_at(line: str, process: subprocess.Popen[str], number: signal.Signals
     return outcome(process)
 
 
+@pytest.mark.slow
 @SIGNALS
 def test_a_stopped_training_is_saved_and_goes_on(number: signal.Signals, exit_code: int, place: Path):
     settings = [*DATA, *NETWORK, "--steps", "120", "--name", "mine"]
@@ -54,6 +55,7 @@ def slow_images(finished: Path) -> str:
     return "large"
 
 
+@pytest.mark.slow
 @SIGNALS
 def test_a_stopped_inference_leaves_the_earlier_file_and_goes_on(
     number: signal.Signals, exit_code: int, slow_images: str, finished: Path

@@ -88,7 +88,7 @@ def test_images_that_cannot_be_read_are_named_and_left_out(place: Path, spoil):
     ran = done("train", *DATA, *TINY)
     left_out = [line for line in ran.stderr.splitlines() if line.startswith("left out")]
     assert [line.split(":")[0] for line in left_out] == [f"left out 'renders/noon/{name}'" for name in names]
-    assert "is empty" in left_out[0] and all("cannot be decoded" in line for line in left_out[1:])
+    assert "is empty" in left_out[0] and all("damaged or truncated" in line for line in left_out[1:])
 
 
 # ---- settings -----------------------------------------------------------------------------------------------------

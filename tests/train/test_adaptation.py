@@ -39,6 +39,7 @@ def target_accuracy(scores: DomainScores) -> float:
     return scores.target.accuracy
 
 
+@pytest.mark.slow
 def test_adapting_beats_training_on_the_source_alone(scored: Scored):
     source = [target_accuracy(scored(mode="source", seed=seed)) for seed in range(3)]
     adapted = [target_accuracy(scored(mode="dann", seed=seed)) for seed in range(3)]
@@ -47,6 +48,7 @@ def test_adapting_beats_training_on_the_source_alone(scored: Scored):
     assert sum(adapted) / 3 - sum(source) / 3 > 0.1
 
 
+@pytest.mark.slow
 def test_gradient_reversal_makes_the_domains_hard_to_tell(scored: Scored):
     settings = {"model.batch_norm": False}
     open_domains = scored({**settings, "adapt.lam_max": 0.0}, steps=300).domain_accuracy

@@ -278,6 +278,7 @@ def with_a_full_disk(words: list[Any], run: RunDir, largest_bytes: int) -> Ran:
     return outcome(process)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("largest_bytes", [4096, 0], ids=["the checkpoint does not fit", "nothing fits"])
 def test_when_the_disk_is_full_the_previous_checkpoint_survives(largest_bytes: int, data: list[str], tmp_path: Path):
     run = RunDir(tmp_path / "mine")

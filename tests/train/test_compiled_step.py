@@ -94,6 +94,7 @@ def test_nothing_is_compiled_anew_as_lambda_and_the_learning_rate_move(
     assert any("torch.compile works at the first step" in line for line in said)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_it_says_what_is_needed(
     configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -70,6 +70,7 @@ def assert_close(one: RunDir, other: RunDir, lines: Lines) -> None:
         torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_with_twice_the_batch(train: list[str], tmp_path: Path, lines: Lines):
     ran = both_done(*train, *EXACT, "--batch-size", "4", "--name", "two")
     done(*train, *EXACT, "--batch-size", "8", "--name", "one")

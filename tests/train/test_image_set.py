@@ -47,7 +47,7 @@ def test_files_that_are_no_images_are_left_out(paths: list[Path], budget: int):
     assert kept.tolist() == [i for i in range(100) if i not in (3, 4, 70)]
     assert [name for name, _ in images.skipped] == [str(paths[i]) for i in (3, 4, 70)]
     assert [reason.split(":")[0] for _, reason in images.skipped] == [
-        "is empty (0 bytes)", "cannot be read", "cannot be decoded",
+        "is empty (0 bytes)", "cannot be read", "is not an image, or its header is damaged or truncated",
     ]  # fmt: skip
     np.testing.assert_array_equal(images.read(np.array([3]))[0], load_image(paths[5], SIZE))
 
@@ -62,7 +62,7 @@ def test_a_name_that_is_not_utf_8_is_read_like_any_other(paths: list[Path], budg
 def test_files_none_of_which_is_an_image_fail(paths: list[Path], budget: int):
     for path in paths:
         path.write_text("no")
-    with pytest.raises(DannError, match=r"none of 100 images can be read; the first, '.*000\.png', cannot be decoded"):
+    with pytest.raises(DannError, match=r"none of 100 images can be read; the first, '.*000\.png', is not an image"):
         opened(paths, budget)
 
 

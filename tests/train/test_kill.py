@@ -79,6 +79,7 @@ def assert_killing_leaves_no_trace(settings: list[str], runs: Path, *, kills: in
     assert [name for name, content in expected.items() if found[name] != content] == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_twice_ends_as_if_nothing_had_happened(settings: list[str], tmp_path: Path):
     assert_killing_leaves_no_trace(settings, tmp_path, kills=2, steps=60)
 

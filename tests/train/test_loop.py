@@ -365,7 +365,7 @@ def test_images_that_cannot_be_read_are_reported(configure: Configure, tmp_path:
         assert [Path(name).parent.name for name, _ in result.skipped] == ["a", "target"]
         left_out = json.loads(result.run.result.read_text(encoding="utf-8"))["skipped_images"]
         assert [Path(image["path"]).name for image in left_out] == ["broken.png"] * 2
-    assert messages[0].startswith(f"left out '{tmp_path}/source/a/broken.png': cannot be decoded")
+    assert messages[0].startswith(f"left out '{tmp_path}/source/a/broken.png': is not an image")
 
 
 @pytest.mark.parametrize("simulated", [True, False])

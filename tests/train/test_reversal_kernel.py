@@ -60,6 +60,7 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
 
 
+@pytest.mark.slow
 def test_several_processes_may_compile_at_once(tmp_path: Path):
     script = "from dann.train import reversal_kernel as kernel; print(len(kernel.compile_source('sm_80').code))"
     command = [sys.executable, "-c", script]

@@ -545,7 +545,7 @@ def test_a_broken_photo_is_left_out_and_named(models, photos, tmp_path):
     (photos / "broken.jpg").write_bytes(b"no photo")
     style = replace(STUDIO, studio=0.0, photo=1.0)
     done = render_models(models, tmp_path / "out", **SMALL, style=style, backgrounds=photos)
-    assert done.failed == [("broken.jpg", "cannot be decoded: not an image, or truncated")]
+    assert done.failed == [("broken.jpg", "is not an image, or its header is damaged or truncated")]
     assert {row["backdrop"] for row in _rows(done.out)} == {"magenta.png", "deeper/cyan.jpg"}
 
 
@@ -559,7 +559,7 @@ def test_photos_belong_to_the_recipe(models, photos, tmp_path):
 def test_photos_that_cannot_be_read_at_all_are_an_error(models, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
-    with pytest.raises(DannError, match="none of the 1 photos in .* can be read: cannot be decoded"):
+    with pytest.raises(DannError, match="none of the 1 photos in .* can be read: is not an image"):
         render_models(models, tmp_path / "out", **SMALL, backgrounds=tmp_path / "photos")
     assert not (tmp_path / "out").exists()
 
