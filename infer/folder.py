@@ -20,7 +20,7 @@ from dann.infer.pipeline import Batch, Pipeline
 from dann.infer.predict import Classifier, Prediction
 from dann.infer.preprocess import LIMITS, Limits
 from dann.infer.results import Rows, row_format
-from dann.infer.summary import Stages, Summary
+from dann.infer.summary import Stage, Stages, Summary
 from dann.infer.tally import Tally
 
 ON_ERROR = ("row", "stop")
@@ -196,10 +196,14 @@ def _features(prediction: Prediction, size: tuple[int, ...]) -> bytes:
 def _stages(pipeline: Pipeline, classifier: Classifier, writing: float, seconds: float) -> Stages:
     busy, threads = pipeline.seconds, pipeline.threads
     computing = classifier.engine.lanes if classifier.engine.elsewhere else threads
+
+    def stage(spent: float, by: int) -> Stage:
+        return Stage(seconds=spent, share=spent / (by * seconds))
+
     return Stages(
-        reading=busy.read / (classifier.workers * seconds),
-        decoding=busy.decode / (classifier.workers * seconds),
-        network=busy.compute / (computing * seconds),
-        writing=writing / seconds,
+        reading=stage(busy.read, classifier.workers),
+        decoding=stage(busy.decode, classifier.workers),
+        network=stage(busy.compute, computing),
+        writing=stage(writing, 1),
         threads=threads,
     )

@@ -7,28 +7,38 @@ from dann.infer.labels import Score
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stages:
-    """How busy each stage was: a share of the time of those that could do it, 0 to 1."""
+class Stage:
+    """A part of the work."""
 
-    reading: float
-    decoding: float
-    network: float
-    writing: float
+    seconds: float
+    """For which threads were busy with it, all of them added up."""
+    share: float
+    """Of the time of those threads that could do it, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """Where the time went."""
+
+    reading: Stage
+    decoding: Stage
+    network: Stage
+    writing: Stage
     threads: int
     """That read, decode and, on a CPU, compute."""
 
     @property
     def bottleneck(self) -> str:
         """The stage that was busy for the greatest share of its time."""
-        return max(self.shares(), key=lambda stage: self.shares()[stage])
+        return max(self._named(), key=lambda name: self._named()[name].share)
 
-    def shares(self) -> dict[str, float]:
+    def _named(self) -> dict[str, Stage]:
         return {name: getattr(self, name) for name in ("reading", "decoding", "network", "writing")}
 
     def __str__(self) -> str:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.shares().items())
+        stages = ", ".join(f"{name} {stage.seconds:.1f} s ({stage.share:.0%})" for name, stage in self._named().items())
         threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
-        return f"{threads}: {shares}; the bottleneck is {self.bottleneck}"
+        return f"{threads}: {stages}; the bottleneck is {self.bottleneck}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,7 +159,9 @@ def test_labels_of_folders_and_of_a_file_give_the_same_accuracy(finished: Path):
 def test_the_summary_names_the_bottleneck(finished: Path):
     ran = done("infer", "--test-loc", "labelled", *OUT, "--workers", "1", "--batch", "4")
     assert "onnxruntime" in ran.stderr and ", 4 images at once" in ran.stderr
-    assert re.search(r"1 thread: reading \d+%, .*; the bottleneck is (reading|decoding|network|writing)\n", ran.stderr)
+    assert re.search(
+        r"1 thread: reading \d\.\d s \(\d+%\), .*; the bottleneck is (reading|decoding|network|writing)\n", ran.stderr
+    )
 
 
 # ---- images that cannot be read -----------------------------------------------------------------------------------
