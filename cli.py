@@ -68,10 +68,12 @@ class DannGroup(click.Group):
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())  # or the interpreter fails once more when it ends
             _stop(f"{error.filename or 'the output'} cannot be written: {error.strerror}", DannError.exit_code)
-        except _Terminated as error:
-            _stop(_with_notes("terminated", error), TERMINATED)
+        except ImportError as error:  # what an extension module makes of a signal while it is loaded
+            if not isinstance(error.__cause__, KeyboardInterrupt):
+                raise
+            _stop_for(error.__cause__)
         except KeyboardInterrupt as error:
-            _stop(_with_notes("interrupted", error), INTERRUPTED)
+            _stop_for(error)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -93,6 +95,11 @@ def _sigterm_like_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def _stop_for(signal: KeyboardInterrupt) -> Never:
+    said, code = ("terminated", TERMINATED) if isinstance(signal, _Terminated) else ("interrupted", INTERRUPTED)
+    _stop(_with_notes(said, signal), code)
 
 
 def _with_notes(message: str, error: BaseException) -> str:

@@ -164,3 +164,17 @@ def test_the_handlers_of_the_caller_come_back(finished: Path):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     done("infer", "--test-loc", "labelled", "--out-path", "preds.csv")
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_a_signal_while_a_library_is_loaded_is_an_interruption_too(finished: Path):
+    """Extension modules turn it into an error of their own."""
+    before = """
+import sys
+class Interrupted:
+    def find_spec(name, path=None, target=None):
+        if name == "onnxruntime":
+            raise ImportError("initialization failed") from KeyboardInterrupt()
+sys.meta_path.insert(0, Interrupted)
+"""
+    ran = outcome(start("infer", "--test-loc", "labelled", "--out-path", "preds.csv", before=before))
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (130, "", "error: interrupted\n")
