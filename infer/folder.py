@@ -109,7 +109,7 @@ def classify_folder(
             on_progress(done, len(images))
             start, writing = time.perf_counter(), 0.0
             pipeline = classifier.pipeline()
-            for batch in pipeline.run(images[position] for position in todo):
+            for batch in pipeline.run((images[position] for position in todo), in_order=output.in_order):
                 began = time.perf_counter()
                 positions = todo[batch.start : batch.start + len(batch.images)]
                 for segment in _segments(classifier, batch, positions, rows, tolerance, features is not None):

@@ -1,7 +1,7 @@
 """What an unfinished run has done: a file beside the output, from which ``--resume`` goes on.
 
-    {"of": {…}}                                          what decides the bytes of a row
-    {"start": 16, "count": 8, …, "rows": 412, …}         a record: which images, what came out, how many bytes follow
+    {"of": {…}}                                      what decides the bytes of a row
+    1f2e3d4c {"start": 16, …, "rows": 412, …}        a record: its CRC-32, which images, how many bytes follow
     dir/a.jpg,sedan,0.912345,ok,\n…
 
 Records are appended as batches are finished, so not in the order of the images, and reach the system at once: what was
@@ -110,18 +110,19 @@ class Journal:
             "errors": segment.errors,
             "rows": len(segment.rows),
             "features": len(segment.features),
-            "crc": zlib.crc32(segment.features, zlib.crc32(segment.rows)),
         }
         at = self._file.tell()
+        record = _line(about) + segment.rows + segment.features
         with writing(self._out_path):
-            self._append(_line(about) + segment.rows + segment.features)
+            self._append(b"%08x " % zlib.crc32(record) + record)
         self._offsets[segment.start] = at, count
 
     def in_order(self) -> Iterator[Segment]:
         """All segments in the order of the images."""
         for start, (at, _) in sorted(self._offsets.items()):
             self._file.seek(at)
-            yield self._segment(start, json.loads(self._line_here()))
+            _, about = self._about_here()
+            yield self._segment(start, about)
 
     def remove(self) -> None:
         """What it held is elsewhere now."""
@@ -172,12 +173,12 @@ class Journal:
         while True:
             end = self._file.tell()
             try:
-                about = json.loads(self._line_here())
+                crc, about = self._about_here()
                 segment = self._segment(about["start"], about)
-                if zlib.crc32(segment.features, zlib.crc32(segment.rows)) != about["crc"]:
+                if zlib.crc32(_line(about) + segment.rows + segment.features) != crc:
                     break
                 start = self._place(about, names if is_sorted else None)
-            except (ValueError, KeyError, TypeError):  # it was cut off
+            except (ValueError, KeyError, TypeError, OverflowError, MemoryError):  # it was cut off
                 break
             if start is not None:
                 self._offsets[start] = end, about["count"]
@@ -205,6 +206,11 @@ class Journal:
         """Names, sizes and times of images: another value where one is another file, or was written to."""
         states = [_state(image) for image in self._images[start : start + count]]
         return sha256(b"\0".join(states)).hexdigest()[:32]
+
+    def _about_here(self) -> tuple[int, dict[str, Any]]:
+        """The CRC and the line of a record; :class:`ValueError` where there is none."""
+        crc, _, about = self._line_here().partition(b" ")
+        return int(crc, 16), json.loads(about)
 
     def _line_here(self) -> bytes:
         """The line at the place of the file, which is read without a buffer, and goes behind it."""

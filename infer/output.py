@@ -1,7 +1,7 @@
 """Where results go: to files that appear whole at the end, or to standard output as they come.
 
-Batches are finished in any order. For files, :mod:`~dann.infer.journal` records them, and what it holds is put in order
-at the end; standard output gets each row as soon as those before it are there.
+For files, :mod:`~dann.infer.journal` records batches in the order in which they are finished, and what it holds is put
+in order at the end; standard output takes them in order.
 """
 
 import io
@@ -25,7 +25,10 @@ STDOUT = "-"
 
 
 class Output(Protocol):
-    """What takes segments in any order."""
+    """What takes the results of a run."""
+
+    in_order: bool
+    """Whether it takes them in the order of the images alone."""
 
     done: list[tuple[int, int]]
     """Start and number of images of what an earlier run left, in the order of the images."""
@@ -87,6 +90,8 @@ def open_output(
 class _Recorded:
     """To the journal, and from there to the files."""
 
+    in_order = False
+
     def __init__(self, journal: Journal, ends: "_Ends", tally: Tally):
         self._journal, self._ends, self._tally = journal, ends, tally
         self.done, self.forgotten = journal.done, journal.forgotten
@@ -103,24 +108,21 @@ class _Recorded:
 
 
 class _Stream:
-    """Each segment as soon as those before it are there."""
+    """Written as they come."""
+
+    in_order = True
+    forgotten = False
 
     def __init__(self, ends: "_Ends", tally: Tally):
         self._ends, self._tally = ends, tally
-        self._early: dict[int, Segment] = {}
-        self._position = 0
         self.done: list[tuple[int, int]] = []
-        self.forgotten = False
 
     def add(self, segment: Segment) -> None:
-        self._early[segment.start] = segment
-        while (next_one := self._early.pop(self._position, None)) is not None:
-            self._ends.write(next_one)
-            self._tally.add(next_one)
-            self._position += len(next_one.answers)
+        self._ends.write(segment)
+        self._tally.add(segment)
 
     def finish(self) -> None:
-        assert not self._early
+        pass
 
 
 class _Ends(AbstractContextManager["_Ends"]):

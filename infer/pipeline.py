@@ -19,7 +19,7 @@ import os
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -92,27 +92,31 @@ class Pipeline:
         """How many there are while it runs."""
         return self._threads
 
-    def run(self, images: Iterable[Image]) -> Generator[Batch]:
-        """The batches, each as soon as it is finished: not always in the order of the images.
+    def run(self, images: Iterable[Image], *, in_order: bool = False) -> Generator[Batch]:
+        """The batches, each as soon as it is finished, or ``in_order`` as soon as those before it are.
 
         ``images`` is iterated here, in the caller's thread, only as far as there is room. A batch's pixels are gone
         when the next one is asked for.
         """
         shape = (self._batch_size, self._spec.height, self._spec.width, 3)
         buffers = [np.zeros(shape, np.uint8) for _ in range(self._engine.lanes + _WAITING)]
-        positions, images = count(step=self._batch_size), iter(images)
-        under_way = 0
+        images, position = iter(images), 0
+        under_way, early, due = 0, {}, 0
         with _quiet_single_threaded_opencv(), self._pool():
             while True:
                 while buffers and (group := list(islice(images, self._batch_size))):
-                    self._begin(Batch(next(positions), group, buffers.pop()))
+                    self._begin(Batch(position, group, buffers.pop()))
+                    position += len(group)
                     under_way += 1
                 if not under_way:
                     return
-                batch = self._finished.get()
-                under_way -= 1
-                yield batch
-                buffers.append(batch.pixels_NHWC)
+                finished = self._finished.get()
+                early[finished.start] = finished
+                while batch := early.pop(due if in_order else finished.start, None):
+                    under_way -= 1
+                    due += len(batch.images)
+                    yield batch
+                    buffers.append(batch.pixels_NHWC)
 
     def _begin(self, batch: Batch) -> None:
         batch.errors = [None] * len(batch.images)

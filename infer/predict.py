@@ -110,13 +110,8 @@ class Classifier:
         """
         if isinstance(images, str | Path):
             raise UsageError(f"one path was given, {str(images)!r}; expected several, as in [{str(images)!r}]")
-        waiting: dict[int, Batch] = {}
-        position = 0
-        for batch in self.pipeline().run(images):
-            waiting[batch.start] = batch
-            while batch := waiting.pop(position, None):
-                yield from self.predictions(batch)
-                position += len(batch.images)
+        for batch in self.pipeline().run(images, in_order=True):
+            yield from self.predictions(batch)
 
     def embed(self, images: Iterable[Image]) -> np.ndarray:
         """The features of all images, float32 (N, D), in the order given; an image that cannot be read has NaN.

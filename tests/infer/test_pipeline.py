@@ -140,14 +140,32 @@ def test_as_many_batches_are_computed_at_once_as_there_are_lanes():
     assert engine.most_at_once == 3
 
 
-def test_what_is_finished_first_comes_first():
-    class Uneven(MeanEngine):
-        def run(self, images_NHWC):
-            time.sleep(0.2 if images_NHWC[0, 0, 0, 0] == 1 else 0)
-            return super().run(images_NHWC)
+class SlowAtOnes(MeanEngine):
+    """Takes its time for a batch of ones."""
 
-    starts = [batch.start for batch in pipeline(Uneven(lanes=2), workers=2).run(images(1, 1, 2, 2, 3, 3))]
+    def run(self, images_NHWC):
+        time.sleep(0.3 if images_NHWC[0, 0, 0, 0] == 1 else 0)
+        return super().run(images_NHWC)
+
+
+def test_what_is_finished_first_comes_first():
+    starts = [batch.start for batch in pipeline(SlowAtOnes(lanes=2), workers=2).run(images(1, 1, 2, 2, 3, 3))]
     assert starts[-1] == 0 and sorted(starts) == [0, 2, 4]
+
+
+def test_in_order_a_slow_batch_holds_those_behind_it_back_and_no_more_are_taken():
+    taken = []
+
+    def counted():
+        for image in images(1, 1, *range(2, 200)):
+            taken.append(image)
+            yield image
+
+    engine = SlowAtOnes(lanes=2)
+    running = pipeline(engine, workers=2).run(counted(), in_order=True)
+    first = next(running)
+    assert first.start == 0 and len(engine.calls) == 4 and len(taken) == 8  # four buffers
+    assert [batch.start for batch in running] == list(range(2, 200, 2))
 
 
 def test_threads_end_with_the_last_batch_with_the_consumer_and_with_a_failure():
