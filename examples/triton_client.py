@@ -1,7 +1,7 @@
 """Classify images by a Triton server that serves what dann exported for it.
 
     pip install dann "tritonclient[grpc]"
-    python examples/triton_client.py --model model_fp32 imgs/ car.jpg
+    python examples/triton_client.py --model classifier_onnx_fp32 imgs/ car.jpg
 
 Prints a line per image: path, class and probability, with tabs between them. The model's configuration on the server
 says how images are prepared, and its labels name the classes: the bundle is not needed here, nor torch, nor an engine.
@@ -64,7 +64,7 @@ def ask(client: triton.InferenceServerClient, model: str, images_NHWC: np.ndarra
 def main() -> int:
     parser = argparse.ArgumentParser(description="Classify images by a Triton server.")
     parser.add_argument("images", nargs="+", help="image files, folders or patterns")
-    parser.add_argument("--model", required=True, help="its name in the repository, as in model_fp32")
+    parser.add_argument("--model", required=True, help="its name in the repository, as in classifier_onnx_fp32")
     parser.add_argument("--server", default="localhost:8001", help="host and port of gRPC (default: %(default)s)")
     options = parser.parse_args()
     try:

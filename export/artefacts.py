@@ -132,6 +132,7 @@ def triton_artefacts(judge: Judge, kept: list[Artefact]) -> list[Artefact]:
                 model=judge.folder / artefact.files[0],
                 classes=judge.classes,
                 preprocess=judge.preprocess,
+                largest=judge.batch.max,
             )
             served.append(replace(artefact, format="triton", files=tuple(f"triton/{file}" for file in files)))
     return served

@@ -19,6 +19,8 @@ from dann.infer import cuda
 from dann.infer.errors import DannError, UnavailableError
 from dann.infer.tensorrt_names import TensorRT, logger, said
 
+_ADVICE = "try --precision fp16, another --gpu or another --backbone, or leave trt out of --format"
+
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltEngine:
@@ -70,7 +72,7 @@ def build_engine(
     if monitor.failure is not None:
         raise monitor.failure
     if plan is None:
-        raise DannError(f"{trt} cannot build the engine: {said(trt)}")
+        raise DannError(f"{trt} cannot build the engine: {said(trt)}; {_ADVICE}")
     seconds = time.perf_counter() - start
     plan = bytes(memoryview(plan))
     if trt.name == "tensorrt":
@@ -96,7 +98,7 @@ def _parse(trt: TensorRT, network: Any, onnx: bytes) -> None:
     if not parser.parse(onnx):
         errors = [parser.get_error(index) for index in range(parser.num_errors)]
         reasons = [f"{error.desc()} (node {error.node_name()!r}, {error.node_operator()})" for error in errors]
-        raise DannError(f"{trt} refuses the graph: {'; '.join(reasons) or said(trt)}")
+        raise DannError(f"{trt} refuses the graph: {'; '.join(reasons) or said(trt)}; {_ADVICE}")
     if network.num_inputs != 1 or network.num_outputs == 0:  # it takes what is no ONNX for an empty graph
         raise DannError(
             f"{trt} found {network.num_inputs} inputs and {network.num_outputs} outputs in the graph; expected one "

@@ -101,7 +101,7 @@ class Judge:
                 self.sample.images_NHWC,
                 executor=chain.description + _CASTS.get((artefacts[0].format, artefacts[0].precision), ""),
                 standard=standard,
-                batch_sizes=self.batch.sizes(),
+                batch_sizes=self.batch.sizes(max(artefact.batch["min"] or 1 for artefact in artefacts)),
                 labelled=self.labelled if standard.accuracy_drop is not None else None,
             )
         finally:

@@ -6,6 +6,7 @@ What fails its verdict is not in the bundle. Where nothing passes none is writte
 """
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from dann.export.artefacts import make_artefacts, triton_artefacts
 from dann.export.bundle_folder import replacing
+from dann.export.engine_target import check_target
 from dann.export.formats import OnProgress
 from dann.export.judge import Judge, Judged
 from dann.export.network import InferenceNetwork, outputs
@@ -30,7 +32,8 @@ from dann.export.verify_images import (
     verify_npz,
 )
 from dann.infer.bundle import MANIFEST, VERIFY, Artefact, Bundle, read_bundle
-from dann.infer.errors import DannError
+from dann.infer.errors import DannError, UnavailableError
+from dann.infer.tensorrt_names import installed
 from dann.infer.verdict import Labelled, run_in_batches
 from dann.train.batch_norm import TARGET, single_domain
 from dann.train.run_dir import RunDir
@@ -85,6 +88,9 @@ def export_run(
     installed, :class:`DannError` where every verdict fails.
     """
     config = config or ExportConfig()
+    if "trt" in config.formats:
+        with suppress(UnavailableError):  # which is said when the engines are to be built
+            check_target(installed(), config.engine)
     trained_as, classes, trained = load_trained(run)
     preprocess = trained_as.data.preprocess
     sample = sample_images(trained_as, config.verify_data, config.verify_images, option="--verify-data")
@@ -187,7 +193,9 @@ def _about_engines(kept: list[Artefact]) -> list[str]:
         f"tensorrt is not installed: the engines are of TensorRT for RTX {needs['tensorrt-rtx']}, for GPUs of compute "
         f"capability {needs['compute_capability']}; others, as 9.0 and 10.0, need tensorrt"
         for needs in rtx[:1]
-    ]
+    ] + ["Triton does not run engines of TensorRT for RTX: its repository has the ONNX models"] * bool(
+        rtx and any(artefact.format == "triton" for artefact in kept)
+    )
 
 
 def _json(value: Any) -> str:

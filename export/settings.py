@@ -33,9 +33,9 @@ class BatchRange:
     def __str__(self) -> str:
         return f"{self.min}:{self.opt}:{self.max}"
 
-    def sizes(self) -> tuple[int, ...]:
-        """The batches that a verdict is on: 1, 2, 3, the usual and the largest, where the range has them."""
-        return tuple(sorted({size for size in (1, 2, 3, self.opt, self.max) if self.min <= size <= self.max}))
+    def sizes(self, smallest: int = 1) -> tuple[int, ...]:
+        """The batches that a verdict is on: 1, 2, 3, the usual and the largest, from ``smallest`` on."""
+        return tuple(sorted({size for size in (1, 2, 3, self.opt, self.max) if smallest <= size <= self.max}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,17 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise UsageError(f"{self.workspace_mib} MiB of workspace asked for; expected 1 or more")
+
+    def asked(self) -> str:
+        """The first option of the command line that is not as it is by itself."""
+        options = {
+            "--gpu": self.gpus,
+            "--workspace-mib": self.workspace_mib,
+            "--hardware-compatible": self.hardware_compatible,
+            "--version-compatible": self.version_compatible,
+            "--timing-cache": self.timing_cache,
+        }
+        return next(name for name, value in options.items() if value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +107,16 @@ class ExportConfig:
             raise UsageError(f"bf16 is a precision of the format openvino alone; the formats are {list(self.formats)}")
         if self.precisions == ("bf16",):
             raise UsageError("a bundle needs a network that runs everywhere; ask for another one too: fp32,bf16")
+        if self.engine != EngineConfig() and "trt" not in self.formats:
+            raise UsageError(
+                f"{self.engine.asked()} says how to build engines of TensorRT; the formats are {list(self.formats)}: "
+                "add trt, or leave it out"
+            )
+        if {"trt", "triton"} <= set(self.formats) and self.batch.min > 1:
+            raise UsageError(
+                f"the batch is {self.batch}, and Triton may send a single image; build engines for batches from 1, as "
+                f"in 1:{self.batch.opt}:{self.batch.max}"
+            )
 
 
 def _check_names(kind: str, given: tuple[str, ...], known: Iterable[str]) -> None:

@@ -57,19 +57,27 @@ _QUEUE_DELAY_US = 100
 
 
 def write_model(
-    root: Path, *, name: str, artefact: Artefact, model: Path, classes: Sequence[str], preprocess: PreprocessSpec
+    root: Path,
+    *,
+    name: str,
+    artefact: Artefact,
+    model: Path,
+    classes: Sequence[str],
+    preprocess: PreprocessSpec,
+    largest: int,
 ) -> tuple[str, ...]:
     """Add the model ``NAME_PRECISION`` to the repository ``root``, which need not exist; the files, relative to it.
 
-    ``model`` is the file of ``artefact``. The same arguments give the same bytes. Raises :class:`UsageError` for a
-    name that is no folder's or is taken, and for an artefact that Triton cannot serve: of another format than ONNX and
-    TensorRT (an engine of TensorRT for RTX is another one), or one that refuses a single image.
+    ``model`` is the file of ``artefact``; ``largest`` is how many images are computed at once where that has no
+    limit of its own. The same arguments give the same bytes. Raises :class:`UsageError` for a name that is no folder's
+    or is taken, and for an artefact that Triton cannot serve: of another format than ONNX and TensorRT (an engine of
+    TensorRT for RTX is another one), or one that refuses a single image.
     """
     name = f"{name}_{artefact.precision}"
     _check_name(root, name)
     backend = _backend(artefact)
     files = {
-        f"{name}/config.pbtxt": _config(name, backend, artefact, preprocess),
+        f"{name}/config.pbtxt": _config(name, backend, artefact, preprocess, largest),
         f"{name}/{_LABELS}": "".join(f"{label}\n" for label in classes),
     }
     copy = f"{name}/1/{backend.file}"
@@ -101,9 +109,9 @@ def _backend(artefact: Artefact) -> _Backend:
     return BACKENDS[artefact.format]
 
 
-def _config(name: str, backend: _Backend, artefact: Artefact, preprocess: PreprocessSpec) -> str:
+def _config(name: str, backend: _Backend, artefact: Artefact, preprocess: PreprocessSpec, largest: int) -> str:
     usual = artefact.batch["opt"] or 1
-    largest = artefact.batch["max"] or 2 * usual
+    largest = artefact.batch["max"] or largest
     warm_up = "\n".join(_warm_up(size, artefact.inputs) for size in sorted({1, usual}))
     return f"""\
 name: "{name}"

@@ -59,17 +59,24 @@ def calibration_images(config: TrainConfig, spec: str | None, count: int, classe
     Raises :class:`UsageError` for a data spec that is known to be of one class, too.
     """
     sample = sample_images(config, spec, count, option="--calib", last=True)
-    if spec is not None:
-        try:
-            found = find(spec, "train", "target", config.data.root or default_data_root(), by_class=True)
-        except UsageError:  # no sub-folders
-            return sample
-        if found.labels is not None and set(found.classes) < set(classes) and len(np.unique(found.labels)) == 1:
-            raise UsageError(
-                f"the images of {spec!r} to calibrate on are all of the class {found.classes[0]!r}; expected some of "
-                "all classes, as the network will see them"
-            )
+    known = set() if spec is None else _labels_in(spec, config)
+    if len(known) == 1 and known < set(classes):
+        raise UsageError(
+            f"the images of {spec!r} to calibrate on are all of the class {known.pop()!r}; expected some of all "
+            "classes, as the network will see them"
+        )
     return sample
+
+
+def _labels_in(spec: str, config: TrainConfig) -> set[str]:
+    """What the images of a data spec are labelled, as far as it says so; a folder by its folders."""
+    root = config.data.root or default_data_root()
+    try:
+        found = find(spec, "train", "target", root, by_class=True)
+    except UsageError:  # there are no folders in it, or empty ones
+        found = find(spec, "train", "target", root, by_class=False)
+        return {Path(path).relative_to(spec).parts[0] for path in found.content if isinstance(path, Path)}
+    return set() if found.labels is None else {found.classes[label] for label in np.unique(found.labels)}
 
 
 def labelled_images(

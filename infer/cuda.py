@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dann.infer.errors import DannError, UnavailableError, missing_extra
+from dann.infer.errors import DannError, UnavailableError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,9 @@ def api() -> ModuleType:
     try:
         return import_module("cuda.bindings.runtime")
     except ModuleNotFoundError as error:
-        raise missing_extra("trt", "cuda-python", "using CUDA without torch") from error
+        raise UnavailableError(
+            "using CUDA without torch needs cuda-python, which is not installed; run: pip install cuda-python"
+        ) from error
 
 
 def call(function: Callable[..., tuple[Any, ...]], *arguments: Any) -> Any:

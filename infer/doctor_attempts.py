@@ -49,6 +49,8 @@ def _try_onnxruntime() -> Iterator[dict[str, Any]]:
     with redirect_stdout(StringIO()):  # it prints what it did not find
         onnxruntime.preload_dlls()
     for provider in onnxruntime.get_available_providers():
+        if provider == "AzureExecutionProvider":  # asks a server, and computes nothing
+            continue
         about = "onnxruntime", onnxruntime.__version__, provider
         yield entry(*about)
         options = onnxruntime.SessionOptions()

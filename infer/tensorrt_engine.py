@@ -20,7 +20,6 @@ from dann.infer.tensorrt_slot import Slot
 from dann.infer.versions import check_version, numbers
 
 _SLOTS = 2
-_REBUILD = "rebuild it with what will run it: dann export --format trt"
 
 
 class TensorRtEngine:
@@ -38,7 +37,7 @@ class TensorRtEngine:
     def __init__(self, bundle: Bundle, artefact: Artefact, *, device: str):
         self.artefact = artefact
         here = installed_version(artefact.format)
-        check_version(artefact, artefact.format, here, _REBUILD)
+        check_version(artefact, artefact.format, here, _rebuild(artefact))
         self._device = _fitting_device(artefact, device)
         plan = bundle.file(artefact).read_bytes()
         self._trt = load(artefact.format)
@@ -100,7 +99,14 @@ def _fitting_device(artefact: Artefact, device: str) -> int:
 
 
 def _unfit(artefact: Artefact, needs: str, here: str) -> UnavailableError:
-    return UnavailableError(f"{artefact.files[0]} needs {needs}; {here}; {_REBUILD}")
+    return UnavailableError(f"{artefact.files[0]} needs {needs}; {here}; {_rebuild(artefact)}")
+
+
+def _rebuild(artefact: Artefact) -> str:
+    """The command for the same engine."""
+    batch = ":".join(str(artefact.batch[name] or "") for name in ("min", "opt", "max"))
+    command = f"dann export --format trt --precision {artefact.precision} --batch {batch}"
+    return f"rebuild it with what will run it: {command}"
 
 
 def _deserialised(trt: TensorRT, plan: bytes, artefact: Artefact) -> Any:

@@ -65,12 +65,10 @@ def test_without_cuda_it_says_why():
 
 
 def test_an_engine_that_is_offered_is_tried():
-    """The build of onnxruntime for CPUs offers Azure, which computes nothing here."""
-    offered = onnxruntime.get_available_providers()
+    """The build of onnxruntime for CPUs offers Azure, too, which asks a server and computes nothing."""
+    offered = [name for name in onnxruntime.get_available_providers() if name != "AzureExecutionProvider"]
     found = {runs_on: said for (engine, runs_on), said in engines().items() if engine == "onnxruntime"}
     assert list(found) == offered and found["CPUExecutionProvider"] == "works"
-    if "AzureExecutionProvider" in offered:
-        assert "assigned to the default CPU EP" in found["AzureExecutionProvider"]
 
 
 def test_a_runtime_that_is_broken_is_said_and_hides_no_other(site: Path):

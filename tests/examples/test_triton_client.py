@@ -79,7 +79,7 @@ def repository(tmp_path: Path) -> Path:
         batch={"min": 1, "opt": 2, "max": 4},
     )
     root = tmp_path / "triton"
-    write_model(root, name="model", artefact=artefact, model=MODEL, classes=CLASSES, preprocess=SPEC)
+    write_model(root, name="model", artefact=artefact, model=MODEL, classes=CLASSES, preprocess=SPEC, largest=8)
     return root
 
 

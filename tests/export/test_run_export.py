@@ -18,7 +18,7 @@ from dann.export import precisions as module
 from dann.export.network import InferenceNetwork
 from dann.export.onnx_graph import OnnxGraph
 from dann.export.run_export import Exported, export_run
-from dann.export.settings import BatchRange, ExportConfig
+from dann.export.settings import BatchRange, EngineConfig, ExportConfig
 from dann.infer.bundle import read_bundle, sha256_of
 from dann.infer.errors import DannError, UnavailableError, UsageError
 from dann.infer.predict import Classifier
@@ -443,3 +443,15 @@ def test_an_artefact_that_cannot_be_opened_is_left_out_and_the_rest_is_written(
     assert "model.xml cannot be loaded by openvino" in str(rest.failed[0])
     assert {artefact.format for artefact in rest.bundle.manifest.artefacts} == {"onnx"}
     assert not any(file.suffix == ".xml" for file in rest.root.rglob("*"))
+
+
+def test_what_engines_cannot_be_built_for_is_refused_before_anything_is_exported(run: RunDir, monkeypatch):
+    pytest.importorskip("tensorrt_rtx", reason='needs TensorRT for RTX: pip install "dann[trt-rtx]"')
+    monkeypatch.setattr("dann.export.run_export.load_trained", lambda run: pytest.fail("it began"))
+    for engine, message in [
+        (EngineConfig(gpus=("sm90",)), "unknown GPU 'sm90'"),
+        (EngineConfig(version_compatible=True), "no --version-compatible engines"),
+        (EngineConfig(timing_cache=Path("cache")), "leave --timing-cache out"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            export_run(run, ExportConfig(formats=("trt",), engine=engine))

@@ -1,5 +1,7 @@
 """What cannot be exported is refused before anything is opened."""
 
+from pathlib import Path
+
 import pytest
 
 import dann.export
@@ -52,8 +54,30 @@ def test_a_batch_that_makes_no_sense_is_refused(batch: tuple[int, int, int]):
 
 def test_a_verdict_is_on_small_batches_the_usual_and_the_largest():
     assert BatchRange().sizes() == (1, 2, 3, 32, 64)
-    assert BatchRange(min=2, opt=2, max=2).sizes() == (2,)
-    assert BatchRange(min=3, opt=4, max=8).sizes() == (3, 4, 8)
+    assert BatchRange(min=8, opt=8, max=256).sizes() == (1, 2, 3, 8, 256)  # for what takes any batch
+    assert BatchRange(min=2, opt=2, max=2).sizes(smallest=2) == (2,)
+    assert BatchRange(min=3, opt=4, max=8).sizes(smallest=3) == (3, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("engine", "option"),
+    [
+        (EngineConfig(gpus=("sm86",)), "--gpu"),
+        (EngineConfig(workspace_mib=1), "--workspace-mib"),
+        (EngineConfig(hardware_compatible=True), "--hardware-compatible"),
+        (EngineConfig(version_compatible=True), "--version-compatible"),
+        (EngineConfig(timing_cache=Path("cache")), "--timing-cache"),
+    ],
+)
+def test_options_of_engines_are_refused_where_none_is_built(engine: EngineConfig, option: str):
+    with pytest.raises(UsageError, match=f"{option} says how to build engines of TensorRT; .*: add trt"):
+        ExportConfig(engine=engine)
+    assert ExportConfig(engine=engine, formats=("trt",)).engine == engine
+
+
+def test_engines_that_refuse_a_single_image_are_refused_for_triton_before_they_are_built():
+    with pytest.raises(UsageError, match="the batch is 8:8:16, and Triton may send a single image; .* 1:8:16"):
+        ExportConfig(formats=("trt", "triton"), batch=BatchRange(min=8, opt=8, max=16))
 
 
 @pytest.mark.parametrize("name", dann.export.__all__)

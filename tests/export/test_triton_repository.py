@@ -37,7 +37,7 @@ ENGINE = replace(
 
 
 def write(root: Path, artefact: Artefact = ONNX, *, name: str = "cars", model: Path = MODEL) -> tuple[str, ...]:
-    return write_model(root, name=name, artefact=artefact, model=model, classes=CLASSES, preprocess=SPEC)
+    return write_model(root, name=name, artefact=artefact, model=model, classes=CLASSES, preprocess=SPEC, largest=64)
 
 
 def written(root: Path, artefact: Artefact = ONNX):
@@ -111,6 +111,11 @@ def test_an_engine_is_served_by_tensorrt_on_gpus_within_its_batches(tmp_path: Pa
     assert list(config.dynamic_batching.preferred_batch_size) == [8]
     assert [sample.batch_size for sample in config.model_warmup] == [1, 8]
     assert config.optimization.cuda.graphs and not config.optimization.HasField("execution_accelerators")
+
+
+def test_a_model_without_a_limit_has_the_one_that_was_asked_for(tmp_path: Path):
+    artefact = replace(ENGINE, format="onnx", batch={"min": 1, "opt": 8, "max": None})
+    assert written(tmp_path, artefact).max_batch_size == 64
 
 
 def test_an_engine_for_one_image_is_warmed_up_once(tmp_path: Path):

@@ -140,6 +140,11 @@ def test_images_of_one_class_are_nothing_to_calibrate_on(tmp_path: Path):
         assert len(calibration_images(settings, str(tmp_path / good), 2, CLASSES).images_NHWC) == 2
     with pytest.raises(UsageError, match="one' to calibrate on are all of the class 'car'; expected some of all"):
         calibration_images(settings, str(tmp_path / "one"), 2, CLASSES)
+    (tmp_path / "one" / "bus").mkdir()  # without images, it changes nothing
+    with pytest.raises(UsageError, match="are all of the class 'car'"):
+        calibration_images(settings, str(tmp_path / "one"), 2, CLASSES)
+    write_photos(tmp_path / "by day" / "monday", range(3))  # which is no class
+    assert len(calibration_images(settings, str(tmp_path / "by day"), 2, CLASSES).images_NHWC) == 2
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="empty"):
         calibration_images(settings, str(tmp_path / "empty"), 2, CLASSES)

@@ -20,6 +20,8 @@ from dann.infer.tensorrt_engine import TensorRtEngine
 from dann.infer.tensorrt_slot import Slot
 
 BUILT = {"tensorrt": "10.13.3.9", "compute_capability": "8.6"}
+OPTIONS = "--precision fp32 --batch 1:4:8"
+"""With which the engine was built."""
 
 
 class Machine:
@@ -50,7 +52,16 @@ class Machine:
 
     def artefact(self, **changes: Any) -> Artefact:
         onnx = self._bundle.manifest.artefact()
-        return replace(onnx, **{"files": ("model.engine",), "format": "tensorrt", "requires": BUILT, **changes})
+        return replace(
+            onnx,
+            **{
+                "files": ("model.engine",),
+                "format": "tensorrt",
+                "requires": BUILT,
+                "batch": {"min": 1, "opt": 4, "max": 8},
+                **changes,
+            },
+        )
 
     def open(self, *, device: str = "cuda:0", content: bytes = b"plan", **changes: Any) -> TensorRtEngine:
         artefact = self.artefact(**changes)
@@ -260,7 +271,7 @@ def test_what_tensorrt_fails_in_is_said_with_its_log(machine: Machine, name: str
 def test_a_plan_that_tensorrt_does_not_take_is_refused(machine: Machine, name: str):
     machine.trt.failing = name
     message = {"Runtime": "cannot start here: Runtime said no; `dann doctor`"}.get(
-        name, "refuses it here: deserialize_cuda_engine said no; rebuild it .*: dann export --format trt$"
+        name, f"refuses it here: deserialize_cuda_engine said no; rebuild it .*: dann export --format trt {OPTIONS}$"
     )
     for _ in range(2):  # what was said of one is not said of the next
         with pytest.raises(UnavailableError, match=f"tensorrt 10.13.3.9 {message}"):
@@ -290,13 +301,13 @@ def test_another_version_is_refused_before_cuda_is_asked(machine: Machine, versi
         return
     with pytest.raises(UnavailableError) as raised:
         machine.open(requires={"tensorrt": needs})
-    rebuild = "rebuild it with what will run it: dann export --format trt"
+    rebuild = f"rebuild it with what will run it: dann export --format trt {OPTIONS}"
     assert str(raised.value) == f"model.engine needs tensorrt {needs}; this machine has {version}; {rebuild}"
     assert raised.value.exit_code == 4 and machine.cuda.calls == [] and machine.trt.plans == []
 
 
 def test_an_older_release_for_rtx_is_refused(machine: Machine):
-    with pytest.raises(UnavailableError, match=r"needs tensorrt-rtx 1\.6\.0\.1; this machine has .* --format trt$"):
+    with pytest.raises(UnavailableError, match=r"needs tensorrt-rtx 1\.6\.0\.1; this machine has .* --batch 1:4:8$"):
         machine.open(format="tensorrt-rtx", requires={"tensorrt-rtx": "1.6.0.1"})
 
 
@@ -323,7 +334,7 @@ def test_another_device_is_refused_before_tensorrt_sees_it(machine: Machine, her
         return
     with pytest.raises(UnavailableError) as raised:
         machine.open(device="cuda:1", requires=requires)
-    rebuild = "rebuild it with what will run it: dann export --format trt"
+    rebuild = f"rebuild it with what will run it: dann export --format trt {OPTIONS}"
     assert str(raised.value) == (
         f"model.engine needs compute capability {needs}; cuda:1 (Fake 1) has {here}; {rebuild}"
     )
@@ -389,5 +400,5 @@ def test_the_real_tensorrt_for_rtx_says_why_it_takes_no_garbage(machine: Machine
     monkeypatch.delitem(sys.modules, "tensorrt_rtx")
     rtx = pytest.importorskip("tensorrt_rtx", reason='needs TensorRT for RTX: pip install "dann[trt-rtx]"')
     machine.install("tensorrt_rtx", rtx.__version__)
-    with pytest.raises(UnavailableError, match=r"tensorrt-rtx [\d.]+ refuses it here: .+ --format trt$"):
+    with pytest.raises(UnavailableError, match=r"tensorrt-rtx [\d.]+ refuses it here: .+ --batch 1:4:8$"):
         machine.open(format="tensorrt-rtx", requires={"tensorrt-rtx": rtx.__version__})
