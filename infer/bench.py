@@ -8,32 +8,28 @@ given a moment to warm up, and then time. Image files are read once before, so t
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from threading import Lock
 
 import numpy as np
 
 from dann.infer import cuda, doctor
+from dann.infer.bench_images import BenchImages, bench_images
 from dann.infer.bench_result import Bench, DecodeTime, EngineTime, Limit, NotRun, Place
 from dann.infer.bundle import Artefact, Bundle
 from dann.infer.cores import cpu_name, usable_cores
 from dann.infer.engine import DEVICES, FORMATS, Engine, open_artefact
-from dann.infer.errors import DannError, ImageError, UnavailableError, UsageError, unknown_name
-from dann.infer.images import ImageFile, find_images
+from dann.infer.errors import DannError, UnavailableError, UsageError, unknown_name
+from dann.infer.images import ImageFile
 from dann.infer.pipeline import quiet_single_threaded_opencv
 from dann.infer.predict import Classifier, fitting_batch
 from dann.infer.preprocess import PreprocessSpec, load_image
-from dann.infer.sample_photos import write_sample_photos
+from dann.infer.timing import timed
 
 BATCH_SIZES = (1, 8, 32)
-_MOST_IMAGES = 512
-_SAMPLE_PHOTOS = 64
-_FEWEST_CALLS = 3  # of each thread, however long they take
 _FEWEST_BATCHES = 12  # of the pipeline: the first and the last one count in part
 
 
@@ -64,7 +60,7 @@ def bench_bundle(
     artefacts = _chosen(bundle, engine, precision)
     places = [(artefact, device) for artefact in artefacts for device in DEVICES[artefact.format]]
     spec = bundle.manifest.preprocess
-    with _sample(images, spec) as sample, quiet_single_threaded_opencv():
+    with bench_images(images, spec) as sample, quiet_single_threaded_opencv():
         steps = _Steps(on_progress, len(threads) + len(places))
         decode = []
         for count in threads:
@@ -101,37 +97,6 @@ def bench_bundle(
     )
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Calls that several threads made, one after the other each."""
-
-    calls_s: list[float]
-    """How long each call took."""
-    per_second: float
-    """Calls of all threads together."""
-
-
-def timed(call: Callable[[], object], *, at_once: int, seconds: float) -> Timing:
-    """Let ``at_once`` threads call, each for ``seconds`` and at least three times, after two calls to warm up."""
-
-    def calls(_: int) -> list[float]:
-        times: list[float] = []
-        until = time.perf_counter() + seconds
-        while len(times) < _FEWEST_CALLS or time.perf_counter() < until:
-            began = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - began)
-        return times
-
-    with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(lambda _: call(), range(2 * at_once)))
-        found = list(pool.map(calls, range(at_once)))
-    return Timing(
-        calls_s=[time for times in found for time in times],
-        per_second=sum(len(times) / sum(times) for times in found),
-    )
-
-
 class _Steps:
     """Progress, a step before each measurement."""
 
@@ -144,52 +109,12 @@ class _Steps:
         self._done += 1
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """Images that can be read."""
-
-    images: list[ImageFile]
-    about: str
-    pixels_NHWC: np.ndarray
-    """Some of them as the network sees them, uint8 RGB."""
-
-    def batch(self, size: int) -> np.ndarray:
-        """uint8 (N, height, width, 3)"""
-        return self.pixels_NHWC.take(range(size), axis=0, mode="wrap")
-
-
-@contextmanager
-def _sample(location: Path | str | None, spec: PreprocessSpec) -> Iterator[_Sample]:
-    """Images for the duration of the block, all of them read once."""
-    with TemporaryDirectory(prefix="dann-bench-") as folder:
-        if location is None:
-            write_sample_photos(Path(folder), _SAMPLE_PHOTOS)
-            found, name = find_images(folder), "drawn JPEGs of 640 x 480, as no --images were named"
-        else:
-            found, name = find_images(location), f"images at {str(location)!r}"
-        step = -(-len(found) // _MOST_IMAGES)
-        readable, pixels, unreadable = [], [], []
-        for image in found[::step]:
-            try:
-                pixels_HWC = load_image(image.path, spec)
-                readable.append(image)
-                pixels += [pixels_HWC] * (len(pixels) < max(BATCH_SIZES))
-            except ImageError as error:
-                unreadable.append(f"{image.name!r} {error}")
-        if not readable:
-            raise DannError(f"none of {len(unreadable)} images can be read; the first: {unreadable[0]}")
-        count = f"{len(readable)}" + (f" of {len(found)}" if len(readable) < len(found) else "")
-        kilobytes = sum(image.path.stat().st_size for image in readable) / len(readable) / 1000
-        about = f"{count} {name}, {kilobytes:.0f} kB each, read from memory"
-        yield _Sample(readable, about, np.stack(pixels))
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Setting:
     """What all artefacts are measured with."""
 
     bundle: Bundle
-    sample: _Sample
+    sample: BenchImages
     threads: Sequence[int]
     """The fewest first."""
     batch_sizes: Sequence[int] | None
@@ -265,14 +190,14 @@ def _limit(setting: _Setting, place: Place, engine: Engine, workers: int, engine
         decode=decode_rate,
         engine=engine_rate,
         joint=together if place.device == "cpu" else min(decode_rate, engine_rate),
-        end_to_end=_end_to_end(classifier, setting.sample.images, setting.seconds),
+        end_to_end=_end_to_end(classifier, setting.sample.files, setting.seconds),
         batch=batch_size,
         workers=workers,
     )
 
 
-def _decode_rate(sample: _Sample, spec: PreprocessSpec, threads: int, seconds: float) -> float:
-    images, lock = cycle(sample.images), Lock()
+def _decode_rate(sample: BenchImages, spec: PreprocessSpec, threads: int, seconds: float) -> float:
+    images, lock = cycle(sample.files), Lock()
 
     def decode_next() -> None:
         with lock:

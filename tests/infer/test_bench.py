@@ -1,7 +1,6 @@
 """``dann bench`` as a library: what is measured, what the limits are, and what cannot run."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +10,15 @@ from time import sleep
 import numpy as np
 import pytest
 
-from dann.infer import bench
-from dann.infer.bench import Timing, bench_bundle, timed
+from dann.infer import bench, bench_images
+from dann.infer.bench import bench_bundle
+from dann.infer.bench_images import write_photo_like
 from dann.infer.bench_result import Bench, DecodeTime, EngineTime, Limit, NotRun, Place, table
 from dann.infer.bundle import Bundle, file_hash, read_bundle
 from dann.infer.cores import cpu_name, usable_cores
 from dann.infer.errors import DannError, UnavailableError, UsageError
 from dann.infer.preprocess import decode
-from dann.infer.sample_photos import write_sample_photos
+from dann.infer.timing import Timing, timed
 
 pytest.importorskip("onnxruntime", reason="needs an ONNX Runtime: dann[cpu] or dann[gpu]")
 
@@ -71,7 +71,7 @@ def test_the_limit_is_that_of_the_best_of_each(bundle: Path, pictures: Path):
 
 
 def test_by_default_it_draws_images_and_takes_one_thread_and_all(bundle: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bench, "_SAMPLE_PHOTOS", 2)
+    monkeypatch.setattr(bench_images, "_DRAWN_IMAGES", 2)
     found = quick(bundle)
     assert found.images.startswith("2 drawn JPEGs of 640 x 480, as no --images were named, ")
     counts = sorted({1, usable_cores()})
@@ -88,7 +88,7 @@ def test_images_that_cannot_be_read_are_left_out(bundle: Path, pictures: Path):
 
 
 def test_of_many_images_some_from_all_over_are_taken(bundle: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bench, "_MOST_IMAGES", 5)
+    monkeypatch.setattr(bench_images, "_MOST_IMAGES", 5)
     assert quick(bundle, images=pictures).images.startswith("4 of 9 images at ")  # every second, one is bad
 
 
@@ -261,12 +261,15 @@ def test_on_a_gpu_the_slower_of_the_two_is_the_limit(bundle: Path, pictures: Pat
 # ---- what it is measured on -----------------------------------------------------------------------------------------
 
 
-def test_sample_photos_are_the_same_ones_each_time_and_as_large_as_photos(tmp_path: Path):
-    first, again = (write_sample_photos(folder, 3, spread=0.1) for folder in (tmp_path, tmp_path))
-    assert first == again and len(set(map(Path.read_bytes, first))) == 3
-    shapes = [decode(path.read_bytes()).shape for path in first]
+def test_drawn_images_are_the_same_ones_each_time_and_as_large_as_photos(tmp_path: Path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        write_photo_like(tmp_path / name, 3, spread=0.1)
+    first, again = ([path.read_bytes() for path in sorted((tmp_path / name).iterdir())] for name in "ab")
+    assert first == again and len(set(first)) == 3
+    shapes = [decode(data).shape for data in first]
     assert len(set(shapes)) == 3 and all(432 <= height <= 528 and 576 <= width <= 704 for height, width, _ in shapes)
-    assert 55_000 < np.mean([os.path.getsize(path) for path in first]) < 95_000
+    assert 55_000 < np.mean([len(data) for data in first]) < 95_000
 
 
 def test_the_processor_is_named():
