@@ -665,6 +665,74 @@ def verify(bundle: str | None, runs: Path, threads: int | None) -> None:
         raise UnavailableError("nothing of this bundle can run here; the lines above say what is missing")
 
 
+# ---- bench --------------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--bundle", metavar="DIR", help="What `dann export` wrote.  [default: that of the latest run]")
+@_runs_option
+@click.option(
+    "--images", metavar="DIR|GLOB|LIST", help="Images to measure with, as in dann infer.  [default: some are drawn]"
+)
+@click.option("--engine", metavar="E", help="ort, openvino, trt or trt-rtx.  [default: all that the bundle has]")
+@click.option("--precision", metavar="P", help="Of the exported networks.  [default: all that the bundle has]")
+@click.option("--batch", metavar="N,…", help="Batch sizes.  [default: 1,8,32, as far as a network takes them]")
+@click.option("--threads", metavar="N,…", help="As in dann infer.  [default: 1, and one per core]")
+@click.option("--seconds", type=float, default=1.0, show_default=True, help="Time of each measurement.")
+@click.option("--out-path", type=click.Path(path_type=Path), metavar="FILE.json", help="Also write all as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def bench(
+    bundle: str | None,
+    runs: Path,
+    batch: str | None,
+    threads: str | None,
+    out_path: Path | None,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Say how fast this machine runs each engine of a bundle, and what limits it.
+
+    Latency of a batch and throughput of each engine that can run here; decoding alone, each engine alone, what both
+    together allow at most, and what `dann infer` reaches of it. Needs the runtime alone. Exits with 4 where nothing
+    that was asked for can run here, and with 1 where something should and does not.
+
+    \b
+    Example:
+      dann bench
+      dann bench --bundle bundle/ --images imgs/ --engine openvino --batch 1,16 --out-path bench.json
+    """
+    from dann.infer.bench import bench_bundle
+    from dann.infer.bundle import read_bundle
+    from dann.infer.progress import Progress
+    from dann.infer.whole_file import check_place
+
+    if out_path is not None:
+        check_place(out_path)
+    numbers = {"batch_sizes": _counts("--batch", batch), "threads": _counts("--threads", threads)}
+    with Progress("bench", quiet=quiet) as progress:
+        found = bench_bundle(
+            read_bundle(_bundle_to_use(bundle, None, runs)),
+            on_progress=progress.update,
+            **numbers,
+            **options,
+        )
+    if out_path is not None:
+        found.write(out_path)
+    for line in found.lines():
+        click.echo(line)
+    if found.broken:
+        raise DannError(f"what should run here does not: {found.broken[0].place}: {found.broken[0].reason}")
+
+
+def _counts(option: str, text: str | None) -> list[int] | None:
+    """``1,8`` → those numbers."""
+    if text is None:
+        return None
+    if not all(part.isdecimal() for part in _names(text)):
+        raise UsageError(f"{option} is {text!r}; expected numbers, as in 1,8")
+    return [int(part) for part in _names(text)]
+
+
 # ---- infer --------------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dann.infer.bench import bench_bundle
+    from dann.infer.bench_result import Bench
     from dann.infer.bundle import Bundle, BundleError, read_bundle
     from dann.infer.engine import Engine, open_engine
     from dann.infer.errors import DannError, ImageError, UnavailableError, UsageError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from dann.infer.verify import Checked, verify_bundle
 
 _HOME = {
+    "Bench": "bench_result",
     "Bundle": "bundle",
     "BundleError": "bundle",
     "Checked": "verify",
@@ -37,6 +40,7 @@ _HOME = {
     "UnavailableError": "errors",
     "UsageError": "errors",
     "Verdict": "verdict",
+    "bench_bundle": "bench",
     "classify_folder": "folder",
     "find_images": "images",
     "load_image": "preprocess",
@@ -46,6 +50,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Bench",
     "Bundle",
     "BundleError",
     "Checked",
@@ -60,6 +65,7 @@ __all__ = [
     "UnavailableError",
     "UsageError",
     "Verdict",
+    "bench_bundle",
     "classify_folder",
     "find_images",
     "load_image",

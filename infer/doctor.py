@@ -37,7 +37,7 @@ def report(*, seconds: float = _SECONDS) -> dict[str, Any]:
     said = {name: _last_words(name, process, deadline, seconds) for name, process in running.items()}
     [cuda] = said.pop("cuda")
     return {
-        "packages": _packages(),
+        "packages": packages(),
         "conflicts": conflicts(),
         "cuda": {"driver": cuda.get("driver"), "devices": cuda.get("devices", []), "reason": cuda["reason"]},
         "engines": [entry for name in said for entry in said[name]],
@@ -79,7 +79,8 @@ def conflicts() -> list[str]:
     ]
 
 
-def _packages() -> dict[str, str]:
+def packages() -> dict[str, str]:
+    """Versions of those that matter and are installed, by name."""
     names = (*_OTHERS, *(name for names in _ONE_FOLDER for name in names))
     return {name: version for name in sorted(names) if (version := _version(name))}
 

@@ -13,6 +13,9 @@ from dann.infer.errors import UnavailableError, UsageError, missing_extra, unkno
 FORMATS = {"ort": "onnx", "openvino": "openvino", "trt": "tensorrt", "trt-rtx": "tensorrt-rtx"}
 """By engine, the format of the artefacts that it runs."""
 
+DEVICES = {"onnx": ("cpu", "cuda:0"), "openvino": ("cpu",), "tensorrt": ("cuda:0",), "tensorrt-rtx": ("cuda:0",)}
+"""By format, where its artefacts may run."""
+
 _PREFERRED = ("trt", "trt-rtx", "ort", "openvino")
 _MOST_THREADS = 1024  # a runtime that is asked for 100,000 takes all memory and cannot be stopped
 

@@ -158,4 +158,5 @@ def _tensor(tensor: openvino.ConstOutput, known: set[str]) -> tuple[str, str, li
     # where a cast falls away, what came before it gives its name as well
     name = min(tensor.get_names() & known, default=tensor.get_any_name())
     _, *shape = tensor.get_partial_shape()
+    # to_dtype is called here, before any lane does: the first time in two threads at once, it never ends (2026.4.1)
     return name, str(tensor.get_element_type().to_dtype()), [side.get_length() for side in shape]

@@ -102,7 +102,7 @@ class Pipeline:
         buffers = [np.zeros(shape, np.uint8) for _ in range(self._engine.lanes + _WAITING)]
         images, position = iter(images), 0
         under_way, early, due = 0, {}, 0
-        with _quiet_single_threaded_opencv(), self._pool():
+        with quiet_single_threaded_opencv(), self._pool():
             while True:
                 while buffers and (group := list(islice(images, self._batch_size))):
                     self._begin(Batch(position, group, buffers.pop()))
@@ -208,7 +208,7 @@ _opencv_users: list[tuple[int, int]] = []
 
 
 @contextmanager
-def _quiet_single_threaded_opencv() -> Iterator[None]:
+def quiet_single_threaded_opencv() -> Iterator[None]:
     """One OpenCV thread per decode thread, else they fight for the cores; and no line on stderr per broken image."""
     with _opencv:
         before = _opencv_users[-1] if _opencv_users else (cv2.getNumThreads(), log.getLogLevel())

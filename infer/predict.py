@@ -90,7 +90,7 @@ class Classifier:
             raise UsageError(f"{workers} decode workers asked for; expected 1 to {_MOST_WORKERS}")
         opened = open_engine(bundle, device=device, threads=threads, precision=precision, engine=engine, lanes=workers)
         try:
-            batch_size = _batch_size(batch_size, opened)
+            batch_size = fitting_batch(batch_size, opened)
             check_first_use(bundle, opened)
         except BaseException:
             opened.close()
@@ -175,7 +175,8 @@ class Classifier:
         )
 
 
-def _batch_size(asked: int | None, engine: Engine) -> int:
+def fitting_batch(asked: int | None, engine: Engine) -> int:
+    """How many images are computed at once; ``None`` asks for the usual. Raises :class:`UsageError` for too many."""
     limits = engine.artefact.batch
     smallest, largest = limits.get("min") or 1, limits.get("max")
     usual = (limits.get("opt") or _DEVICE_BATCH) if "cuda" in engine.description else _CPU_BATCH

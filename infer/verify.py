@@ -12,11 +12,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from dann.infer.bundle import VERIFY, Artefact, Bundle, BundleError
-from dann.infer.engine import Chain, Engine, open_artefact
+from dann.infer.engine import DEVICES, Chain, Engine, open_artefact
 from dann.infer.errors import DannError, UnavailableError
 from dann.infer.verdict import ELSEWHERE, Verdict, compare
 
-_DEVICES = {"onnx": ("cpu", "cuda:0"), "openvino": ("cpu",), "tensorrt": ("cuda:0",), "tensorrt-rtx": ("cuda:0",)}
 _SECONDS_TO_TIME = 0.5
 
 
@@ -52,13 +51,13 @@ def verify_bundle(bundle: Bundle, *, threads: int | None = None) -> Iterator[Che
     Raises :class:`BundleError` where the bundle has no images to compare with.
     """
     stored = stored_answers(bundle)
-    runnable = [artefact for artefact in bundle.manifest.artefacts if artefact.format in _DEVICES]
+    runnable = [artefact for artefact in bundle.manifest.artefacts if artefact.format in DEVICES]
     for (format, _), group in groupby(runnable, lambda artefact: (artefact.format, artefact.precision)):
         same = list(group)
         wholes = [[artefact] for artefact in same if artefact.role == "classifier"]
         halves = [artefact for artefact in same if artefact.role != "classifier"]
         for artefacts in [*wholes, halves] if halves else wholes:
-            for device in _DEVICES[format]:
+            for device in DEVICES[format]:
                 yield _check(bundle, artefacts, device, stored, threads)
 
 

@@ -9,8 +9,9 @@ import dann.infer
 
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda")
 MODULES = (
-    *("bundle", "cuda", "doctor", "engine", "errors", "first_use", "folder", "images", "predict", "preprocess"),
-    *("results", "tensorrt_engine", "tensorrt_names", "tensorrt_slot", "verdict", "verify"),
+    *("bench", "bench_images", "bench_result", "bundle", "cuda", "doctor", "engine", "errors", "first_use"),
+    *("folder", "images", "predict", "preprocess", "results", "tensorrt_engine", "tensorrt_names", "tensorrt_slot"),
+    *("timing", "verdict", "verify"),
 )
 CHECK = """
 import sys
