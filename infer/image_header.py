@@ -5,14 +5,22 @@ they are decoded, and what is none of these formats is not handed to a decoder a
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
-_JPEG_STANDALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+"""With a segment, or the end. Not a byte of the picture (FF00), a restart or another marker without a segment, a fill
+byte: there may be millions of them, so the search passes over them."""
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
-_TIFF_WHOLE_NUMBERS = {3: 2, 4: 4, 16: 8}  # bytes, by type of field
-_TIFF_SIZES = {256: "width", 257: "height", 322: "tile_width", 323: "tile_height"}
+_TIFF_WHOLE_NUMBERS = {1: 1, 3: 2, 4: 4, 6: 1, 8: 2, 9: 4, 16: 8, 17: 8}  # bytes, by type of field
+_TIFF_NUMBERS = {256: "width", 257: "height", 274: "orientation", 322: "tile_width", 323: "tile_height"}
+_TIFF_MIRRORED = {2, 3, 6, 7}
 _MOST_TIFF_FIELDS = 4096
+_AVIF_SIZES = re.compile(rb"ispe\0|tkhd[\0\1]")  # kinds of boxes and their versions
+_MOST_PARTS = 50_000
+"""Segments, chunks or boxes. No picture has as many; more are a way to keep a reader busy."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +34,8 @@ class ImageHeader:
     width: int
     pixels: int
     """How many a decoder takes memory for; more than ``height * width`` where tiles are larger than the image."""
+    mirrored_tiles: bool = False
+    """Of a TIFF: it has several tiles side by side, and is to be mirrored from left to right."""
 
 
 def read_header(data: bytes) -> ImageHeader | None:
@@ -34,52 +44,47 @@ def read_header(data: bytes) -> ImageHeader | None:
         size = reads(data)
         if size is not None:
             height, width, *more = size
-            return ImageHeader(format, height, width, *more or [height * width]) if height and width else None
+            return ImageHeader(format, height, width, *more or (height * width,)) if height and width else None
     return None
 
 
 def jpeg_scans(data: bytes, *, most: int) -> int:
     """How many scans a JPEG has; counting ends above ``most``. A scan costs as much as decoding a small image."""
-    if data.count(b"\xff\xda") <= most:  # the usual case, at the speed of memory; a thumbnail or a film may have some
-        return data.count(b"\xff\xda")
-    scans, at = 0, 2
-    while scans <= most and (at := data.find(b"\xff", at)) >= 0 and at + 1 < len(data):
-        marker = data[at + 1]
-        if marker == _JPEG_END:
-            break
+    at_most = data.count(b"\xff\xda")  # at the speed of memory; a thumbnail or a film may have some
+    if at_most <= most:
+        return at_most
+    scans = 0
+    for number, (marker, _) in enumerate(_jpeg_segments(data)):
         scans += marker == _JPEG_SCAN
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        elif marker == 0 or marker in _JPEG_STANDALONE:  # 0: no marker but a byte of the picture
-            at += 2
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4])
+        if scans > most or number > _MOST_PARTS:
+            return most + 1
     return scans
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Marker and start of each segment. As decoders do, bytes between two of them are passed over."""
+    at = 2
+    while found := _JPEG_MARKER.search(data, at):
+        marker, at = found[1][0], found.end()
+        if marker == _JPEG_END:
+            return
+        yield marker, at
+        at += int.from_bytes(data[at : at + 2])
 
 
 def _jpeg(data: bytes) -> tuple[int, int] | None:
     if data[:2] != b"\xff\xd8":
         return None
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker in _JPEG_FRAMES:
-            return int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 7 : at + 9])
-        if marker == 0xFF:  # a fill byte
-            at += 1
-        elif marker in _JPEG_STANDALONE:
-            at += 2
-        elif marker == _JPEG_END:
-            break
-        else:
-            at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    for marker, at in islice(_jpeg_segments(data), _MOST_PARTS):
+        if marker in _JPEG_FRAMES and at + 7 <= len(data):
+            return int.from_bytes(data[at + 3 : at + 5]), int.from_bytes(data[at + 5 : at + 7])
     return 0, 0
 
 
 def _png(data: bytes) -> tuple[int, int] | None:
     if data[:8] != b"\x89PNG\r\n\x1a\n":
         return None
-    return int.from_bytes(data[20:24]), int.from_bytes(data[16:20])
+    return (int.from_bytes(data[20:24]), int.from_bytes(data[16:20])) if data[12:16] == b"IHDR" else (0, 0)
 
 
 def _gif(data: bytes) -> tuple[int, int] | None:
@@ -113,7 +118,7 @@ def _bmp(data: bytes) -> tuple[int, int] | None:
     return abs(height), abs(width)  # a negative height: the first row comes first
 
 
-def _tiff(data: bytes) -> tuple[int, int, int] | None:
+def _tiff(data: bytes) -> tuple[int, int, int, bool] | None:
     order = {b"II": "little", b"MM": "big"}.get(data[:2])
     if order is None:
         return None
@@ -128,45 +133,72 @@ def _tiff(data: bytes) -> tuple[int, int, int] | None:
         directory, count_bytes, entry_bytes, offset_bytes = number(8, 8), 8, 20, 8
     else:
         return None
-    sizes = dict.fromkeys(_TIFF_SIZES.values(), 0)
+    found = dict.fromkeys(_TIFF_NUMBERS.values(), 0)
     first = directory + count_bytes
     for index in range(min(number(directory, count_bytes), _MOST_TIFF_FIELDS)):
         at = first + index * entry_bytes
-        name, bytes_each = _TIFF_SIZES.get(number(at, 2)), _TIFF_WHOLE_NUMBERS.get(number(at + 2, 2))
+        name, bytes_each = _TIFF_NUMBERS.get(number(at, 2)), _TIFF_WHOLE_NUMBERS.get(number(at + 2, 2))
         if name is not None and bytes_each is not None:
-            sizes[name] = number(at + 4 + offset_bytes, bytes_each)
-    pixels = max(sizes["height"] * sizes["width"], sizes["tile_height"] * sizes["tile_width"])
-    return sizes["height"], sizes["width"], pixels
+            at += 4 + offset_bytes
+            at = at if bytes_each <= offset_bytes else number(at, offset_bytes)  # what has no room lies elsewhere
+            found[name] = max(
+                found[name], number(at, bytes_each)
+            )  # of several, which a decoder takes is its own affair
+    pixels = max(found["height"] * found["width"], found["tile_height"] * found["tile_width"])
+    mirrored_tiles = found["orientation"] in _TIFF_MIRRORED and 0 < found["tile_width"] < found["width"]
+    return found["height"], found["width"], pixels, mirrored_tiles
 
 
 def _pnm(data: bytes) -> tuple[int, int] | None:
     if not re.match(rb"P[1-6]\s", data):
         return None
-    found = re.match(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,9})(?:\s|#[^\n]*\n)+(\d{1,9})\s", data[:4096])
+    # a comment ends where OpenCV ends it, or it would read other numbers than these
+    found = re.match(rb"P[1-6](?:\s|#[^\n\r]*[\n\r])+(\d{1,9})(?:\s|#[^\n\r]*[\n\r])+(\d{1,9})\s", data[:4096])
     return (int(found[2]), int(found[1])) if found else (0, 0)
 
 
 def _jpeg_2000(data: bytes) -> tuple[int, int] | None:
     if data[:12] == b"\0\0\0\x0cjP  \r\n\x87\n":
-        at = data.find(b"\xff\x4f\xff\x51")  # the codestream, whose numbers are those that are decoded
+        at = _codestream(data)  # its numbers are those that are decoded
     elif data[:4] == b"\xff\x4f\xff\x51":
         at = 0
     else:
         return None
-    if at < 0:
+    if data[at : at + 4] != b"\xff\x4f\xff\x51":
         return 0, 0
     right, bottom, left, top = (int.from_bytes(data[at + 8 + side : at + 12 + side]) for side in (0, 4, 8, 12))
     return max(0, bottom - top), max(0, right - left)
 
 
+def _codestream(data: bytes) -> int:
+    """Where the content of the first such box of a JPEG 2000 file begins. What looks like one may be in others."""
+    at = 0
+    for _ in range(_MOST_PARTS):
+        size, kind, head = int.from_bytes(data[at : at + 4]), data[at + 4 : at + 8], 8
+        if size == 1:  # it follows the kind
+            size, head = int.from_bytes(data[at + 8 : at + 16]), 16
+        if kind == b"jp2c":
+            return at + head
+        if size < head:
+            break
+        at += size
+    return len(data)
+
+
 def _avif(data: bytes) -> tuple[int, int] | None:
     if data[4:8] != b"ftyp" or not {b"avif", b"avis"} & {data[at : at + 4] for at in range(8, 64, 4)}:
         return None
-    sizes = [
-        (int.from_bytes(data[found.end() + 4 : found.end() + 8]), int.from_bytes(data[found.end() : found.end() + 4]))
-        for found in re.finditer(rb"ispe\0\0\0\0", data[: 1 << 20])
-    ]
+    found = list(islice(_AVIF_SIZES.finditer(data), _MOST_PARTS + 1))
+    if len(found) > _MOST_PARTS:
+        return 0, 0
+    sizes = [_avif_size(data, box.start(), box[0]) for box in found]
     return max(sizes, key=lambda size: size[0] * size[1], default=(0, 0))
+
+
+def _avif_size(data: bytes, at: int, box: bytes) -> tuple[int, int]:
+    """Of a picture, 32 bits each; or of a track, behind times and a matrix, 16 bits each and as many of a fraction."""
+    bytes_each, at = (4, at + 8) if box == b"ispe\0" else (2, at + (80 if box == b"tkhd\0" else 92))
+    return int.from_bytes(data[at + 4 : at + 4 + bytes_each]), int.from_bytes(data[at : at + bytes_each])
 
 
 _FORMATS = {
