@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 
 from dann.infer.errors import ImageError, UsageError, unknown_name
-from dann.infer.image_header import jpeg_scans, read_header
+from dann.infer.image_header import ImageHeader, jpeg_scans, read_header
+from dann.infer.png_chunks import still_png
 
 Resize = Literal["stretch", "crop", "letterbox"]
 Interpolation = Literal["area", "linear", "cubic"]
@@ -150,19 +151,23 @@ def decode(data: bytes, reduction: int = 1, limits: Limits = LIMITS) -> np.ndarr
     through ``imdecode``: unlike ``imread`` it refuses truncated files instead of filling them with grey, and never
     sees the path, so any file name works. Raises :class:`ImageError`.
     """
-    check_header(data, limits)
+    format = check_header(data, limits).format
+    if format == "PNG":
+        data = still_png(data) or b""
+    # with an alpha channel, OpenCV 5.0 decodes AVIF to BGR whichever of the two it is asked for
+    colours = cv2.IMREAD_COLOR if format == "AVIF" else cv2.IMREAD_COLOR_RGB
     size = 0 if reduction == 1 else 8 * reduction  # OpenCV names the grey and the BGR flags alone: 16, 32 and 64
     try:
-        image_HWC = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | size)
+        image_HWC = cv2.imdecode(np.frombuffer(data, np.uint8), colours | size) if data else None
     except cv2.error as error:
         raise ImageError(f"cannot be decoded: {error.err}") from error
     if image_HWC is None:
         raise ImageError("cannot be decoded: damaged or truncated")
-    return image_HWC
+    return cv2.cvtColor(image_HWC, cv2.COLOR_BGR2RGB) if colours == cv2.IMREAD_COLOR else image_HWC
 
 
-def check_header(data: bytes, limits: Limits = LIMITS) -> None:
-    """Raise :class:`ImageError` for what is no image, or would take more to decode than ``limits`` allow."""
+def check_header(data: bytes, limits: Limits = LIMITS) -> ImageHeader:
+    """The header; :class:`ImageError` for what is no image, or would take more to decode than ``limits`` allow."""
     if not data:
         raise ImageError("is empty (0 bytes)", "empty")
     header = read_header(data)
@@ -174,6 +179,9 @@ def check_header(data: bytes, limits: Limits = LIMITS) -> None:
         )
     if header.format == "JPEG" and jpeg_scans(data, most=limits.max_jpeg_scans) > limits.max_jpeg_scans:
         raise ImageError(f"is a JPEG of more than {limits.max_jpeg_scans} scans", "too large")
+    if header.mirrored_tiles:  # OpenCV 5.0 mirrors each tile where it is: a picture that nobody took
+        raise ImageError("is a TIFF of tiles that are to be mirrored, which OpenCV does not; save it upright")
+    return header
 
 
 def fit(image_HWC: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
